@@ -1,0 +1,96 @@
+"""Model-as-a-Service: use a model without caring where it runs.
+
+`maas.Model(net)` runs here; `maas.connect("https://host/net")` runs there; nothing else changes.
+Names are resolved at their first use, so that `import maas` costs nothing.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from maas import testing as testing
+    from maas.backends.base import method as method
+    from maas.errors import Cancelled as Cancelled
+    from maas.errors import CodecError as CodecError
+    from maas.errors import Conflict as Conflict
+    from maas.errors import DeadlineExceeded as DeadlineExceeded
+    from maas.errors import Error as Error
+    from maas.errors import Forbidden as Forbidden
+    from maas.errors import LimitExceeded as LimitExceeded
+    from maas.errors import ModelExit as ModelExit
+    from maas.errors import MutationWarning as MutationWarning
+    from maas.errors import NotFound as NotFound
+    from maas.errors import NotReady as NotReady
+    from maas.errors import Overloaded as Overloaded
+    from maas.errors import SignatureError as SignatureError
+    from maas.errors import StreamInterrupted as StreamInterrupted
+    from maas.errors import TransportError as TransportError
+    from maas.errors import Unauthenticated as Unauthenticated
+    from maas.errors import Unsupported as Unsupported
+    from maas.errors import VersionMismatch as VersionMismatch
+    from maas.executors.base import Executor as Executor
+    from maas.executors.base import Job as Job
+    from maas.executors.base import Stream as Stream
+    from maas.limits import Limits as Limits
+    from maas.model import Model as Model
+    from maas.model import connect as connect
+    from maas.options import Options as Options
+    from maas.schema import TensorSpec as TensorSpec
+    from maas.signature import Signature as Signature
+    from maas.tensors import RawTensor as RawTensor
+    from maas.values import register as register
+
+_NAMES = {
+    "Model": "maas.model",
+    "connect": "maas.model",
+    "method": "maas.backends.base",
+    "register": "maas.values",
+    "Signature": "maas.signature",
+    "TensorSpec": "maas.schema",
+    "RawTensor": "maas.tensors",
+    "Limits": "maas.limits",
+    "Options": "maas.options",
+    "Executor": "maas.executors.base",
+    "Job": "maas.executors.base",
+    "Stream": "maas.executors.base",
+}
+_ERRORS = (
+    "Cancelled",
+    "CodecError",
+    "Conflict",
+    "DeadlineExceeded",
+    "Error",
+    "Forbidden",
+    "LimitExceeded",
+    "ModelExit",
+    "MutationWarning",
+    "NotFound",
+    "NotReady",
+    "Overloaded",
+    "SignatureError",
+    "StreamInterrupted",
+    "TransportError",
+    "Unauthenticated",
+    "Unsupported",
+    "VersionMismatch",
+)
+_NAMES |= dict.fromkeys(_ERRORS, "maas.errors")
+
+__all__ = [*_NAMES, "testing"]  # noqa: PLE0604 - all are strings
+
+
+def __getattr__(name: str) -> Any:
+    if name == "testing":
+        return importlib.import_module("maas.testing")
+    if name == "__version__":
+        return importlib.import_module("maas.versions").maas_version()
+    module = _NAMES.get(name)
+    if module is None:
+        raise AttributeError(f"module 'maas' has no attribute {name!r}", name=name)
+    value = getattr(importlib.import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,181 @@
+"""What a backend is: the one that knows how to run a kind of target.
+
+A backend names the target's methods and runs them; it knows nothing of
+threads, deadlines or wires. Its `Border` is what arrays pass on their way in and
+out of one call: there they are brought to the kind and device that the target
+wants, and back to those the caller has.
+"""
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar, overload
+
+import attrs
+
+from maas.calls import Context
+from maas.signature import Signature
+from maas.values import Path
+
+__all__ = ["Backend", "Border", "Declared", "Method", "backend_for", "declared", "describe_method", "method"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@attrs.frozen(kw_only=True)
+class Declared:
+    """What an author declared of a method by `@maas.method`."""
+
+    name: str | None = None
+    pure: bool | None = None
+    stochastic: bool = False
+
+
+@overload
+def method(function: F, /) -> F: ...
+@overload
+def method(
+    *, name: str | None = None, pure: bool | None = None, stochastic: bool = False
+) -> Callable[[F], F]: ...
+def method(
+    function: Any = None, /, *, name: str | None = None, pure: bool | None = None, stochastic: bool = False
+) -> Any:
+    """Mark a method of a class as one that callers may call.
+
+    On a plain function, or on a module's `forward`, it only declares.
+
+    Parameters
+    ----------
+    name : the name callers use; the function's own by default.
+    pure : the method changes nothing and may be run again: it can be retried, and calls of
+        it may overlap. A torch module in eval mode is taken to be pure unless declared otherwise.
+    stochastic : it draws from torch's CPU generator, whose state then travels with the call.
+    """
+    if function is None:
+        return lambda later: method(later, name=name, pure=pure, stochastic=stochastic)
+    function.__maas_method__ = Declared(name=name, pure=pure, stochastic=stochastic)
+    return function
+
+
+def declared(function: Callable[..., Any]) -> Declared:
+    """What the author declared; the defaults where nothing was."""
+    found = getattr(function, "__maas_method__", None)
+    return found if isinstance(found, Declared) else Declared()
+
+
+@attrs.frozen(kw_only=True)
+class Method:
+    """One method of a model, as callers and executors know it.
+
+    Attributes
+    ----------
+    name : what callers call; `CALL` for the model itself.
+    label : the name that Python's own error messages would give it, such as "Net.forward".
+    signature : what it takes and gives.
+    streams : it yields items.
+    pure : it may be run again.
+    stochastic : it draws from torch's CPU generator in every mode.
+    exclusive : its calls must not overlap.
+    asynchronous : it is a coroutine function or an asynchronous generator.
+    doc : first line of its docstring.
+    """
+
+    name: str
+    label: str
+    signature: Signature
+    streams: bool = False
+    pure: bool = False
+    stochastic: bool = False
+    exclusive: bool = False
+    asynchronous: bool = False
+    doc: str = ""
+
+
+def describe_method(name: str, function: Callable[..., Any], *, exclusive: bool) -> Method:
+    """What can be told of a function by looking at it."""
+    told = declared(function)
+    body = inspect.unwrap(function)
+    if not inspect.isroutine(body):
+        body = type(function).__call__
+    asynchronous = inspect.iscoroutinefunction(body) or inspect.isasyncgenfunction(body)
+    if asynchronous and told.stochastic:
+        # The generator is the process's: nobody else may draw until the call ends, and an await lets others in.
+        raise TypeError(f"{body.__qualname__} is asynchronous; only a plain function can be stochastic")
+    return Method(
+        name=name,
+        label=body.__qualname__.rpartition("<locals>.")[2],
+        signature=Signature.from_callable(function),
+        streams=inspect.isgeneratorfunction(body) or inspect.isasyncgenfunction(body),
+        pure=told.pure is True,
+        stochastic=told.stochastic,
+        exclusive=exclusive and not asynchronous and told.pure is not True,
+        asynchronous=asynchronous,
+        doc=(inspect.getdoc(body) or "").partition("\n")[0],
+    )
+
+
+class Border(Protocol):
+    """What the arrays of one call pass on their way in and out."""
+
+    differentiable: bool
+
+    def arrive(self, array: Any, path: Path, /) -> Any:
+        """An argument's array as the target wants it."""
+
+    def leave(self, array: Any, path: Path, /) -> Any:
+        """A result's array as the caller wants it, sharing no memory that is not the caller's."""
+
+    def settle(self) -> None:
+        """Called after the run: warns of arguments that the target changed in place."""
+
+
+class Backend(Protocol):
+    """Runs one target."""
+
+    kind: str
+    methods: Mapping[str, Method]
+
+    @property
+    def training(self) -> bool | None:
+        """The target's own mode; None where the notion is void."""
+
+    @property
+    def device(self) -> str | None:
+        """The torch device the target lives on; None where the notion is void."""
+
+    def border(self, context: Context, *, owned: bool) -> Border:
+        """A border for one call; `owned` arguments belong to nobody else."""
+
+    def run(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The method's value; a coroutine or an iterator is returned as it is."""
+
+    def set_training(self, training: bool) -> Callable[[], None]:
+        """Switches the mode and gives the function that switches it back."""
+
+    def details(self) -> dict[str, Any]:
+        """Facts for `describe`, such as a module's layers with their parameters."""
+
+
+_BACKENDS = {
+    "torch": ("torch.nn", "Module", "maas.backends.torch_module:TorchModule"),
+}
+"""Framework to the base class of its models and the backend for them, looked at only if it is loaded."""
+
+
+def backend_for(target: Any, device: str | None = None) -> Backend:
+    """The backend that runs `target`.
+
+    Raises
+    ------
+    TypeError
+        Nothing here can run it.
+    """
+    entry = "maas.backends.python_object:PythonObject"
+    for framework, (module, base, backend) in _BACKENDS.items():
+        loaded = sys.modules.get(module) if framework in sys.modules else None
+        if loaded is not None and isinstance(target, getattr(loaded, base)):
+            entry = backend
+    module, _, name = entry.partition(":")
+    made: Backend = getattr(importlib.import_module(module), name)(target, device)
+    return made

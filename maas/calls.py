@@ -1,0 +1,124 @@
+"""The two things that move through the house: a `Call` and a `Result`.
+
+Frozen records without behaviour beyond their own fields. What they carry is
+plain values (`values.py`); how they become bytes is `wire.py`.
+"""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from maas.errors import DeadlineExceeded
+
+__all__ = ["AMBIENT", "CALL", "Autocast", "Call", "Context", "Info", "Result"]
+
+
+@attrs.frozen
+class Autocast:
+    """The state of `torch.autocast` for one device type."""
+
+    device: str
+    dtype: str
+    enabled: bool
+
+
+@attrs.frozen(kw_only=True)
+class Context:
+    """What surrounds a call and travels with it.
+
+    Attributes
+    ----------
+    grad : torch's grad mode at the caller.
+    training : True for train mode, False for eval, None where the notion is void.
+    autocast : the caller's autocast states that differ from torch's defaults.
+    seed : run under a forked generator seeded so; the caller's own is untouched.
+    rng : state of torch's CPU generator (its `get_rng_state()` bytes), for
+        stochastic calls only; the result brings the advanced state back.
+    deadline : `time.monotonic()` at which the caller stops waiting.
+        Absolute here, remaining seconds on the wire: clocks differ, durations do not.
+    key : idempotency key; equal keys mean one and the same call.
+    priority : larger is sooner.
+    retries : how often to try again; of the caller's side only, it does not travel.
+    trace : W3C `traceparent` of the caller.
+    """
+
+    grad: bool = True
+    training: bool | None = None
+    autocast: tuple[Autocast, ...] = ()
+    seed: int | None = None
+    rng: bytes | None = None
+    deadline: float | None = None
+    key: str | None = None
+    priority: int = 0
+    retries: int = 0
+    trace: str | None = None
+
+    def remaining(self) -> float | None:
+        """Seconds left, or None for no deadline; raises when none are left.
+
+        Raises
+        ------
+        DeadlineExceeded
+            The deadline has passed.
+        """
+        if self.deadline is None:
+            return None
+        left = self.deadline - time.monotonic()
+        if left <= 0:
+            raise DeadlineExceeded("the deadline passed before the call could run")
+        return left
+
+
+AMBIENT = Context()
+"""The context of a caller who set nothing: torch's defaults, no deadline."""
+
+
+CALL = "__call__"
+"""The method that `model(x)` asks for."""
+
+
+@attrs.frozen
+class Call:
+    """One question to one model: a method, its arguments, and the context.
+
+    `owned` arguments came in a message and belong to nobody else, so they need
+    no guard against a model that changes them or returns them.
+    """
+
+    model: str
+    method: str
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = attrs.field(factory=dict)
+    context: Context = AMBIENT
+    owned: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Info:
+    """Facts about how an answer came to be.
+
+    Attributes
+    ----------
+    where : the place that ran the model, as `model.where` names it.
+    device : torch device the model ran on, None where the notion is void.
+    batch_size : calls that shared the model's run.
+    queue_seconds : time from arrival at the executor to the start of the run.
+    compute_seconds : time the model itself ran.
+    """
+
+    where: str = "here"
+    device: str | None = None
+    batch_size: int = 1
+    queue_seconds: float = 0.0
+    compute_seconds: float = 0.0
+
+
+@attrs.frozen
+class Result:
+    """The answer to a call; `rng` is the advanced generator state of a stochastic one."""
+
+    value: Any
+    info: Info = Info()
+    rng: bytes | None = None

@@ -1,0 +1,215 @@
+"""Every error maas raises, and what each one means on the wire.
+
+    Error                                     any maas error
+    ├── CodecError          ValueError        a value that cannot cross, or bytes that are no message
+    │   └── LimitExceeded                     more than `Limits` allow
+    ├── SignatureError      TypeError         arguments that do not fit the model
+    ├── NotFound            LookupError       no such model here
+    ├── Unsupported         NotImplementedError   this place cannot do that
+    ├── Unauthenticated     PermissionError   no key, or a wrong one
+    ├── Forbidden           PermissionError   a good key without the grant; the message names it
+    ├── Conflict            RuntimeError      an idempotency key met again with another call
+    ├── VersionMismatch     RuntimeError      no protocol version in common; names both sides
+    ├── DeadlineExceeded    TimeoutError      the call's total time is over
+    ├── Cancelled           RuntimeError      the call was cancelled
+    ├── Overloaded          RuntimeError      too much work waits; `retry_after` says when to come back
+    ├── NotReady            RuntimeError      starting or draining; `retry_after` as well
+    ├── ForkError           RuntimeError      inherited through fork() from a process that had used it
+    ├── ModelExit           RuntimeError      the model raised SystemExit, StopIteration or the like
+    ├── InternalError       RuntimeError      a fault of the server; it tells no more to strangers
+    └── TransportError      ConnectionError   the connection failed
+        ├── ProtocolError                     the other side broke HTTP or the wire format
+        └── StreamInterrupted                 a stream ended without its final frame
+
+    MutationWarning         UserWarning       a model changed its caller's tensor in place
+
+Every class names its wire `code` and the HTTP `status` a server answers with.
+A message says what was given, what was wanted and what to do.
+It never shows a stranger a path or a secret.
+"""
+
+from typing import ClassVar
+
+__all__ = [
+    "Cancelled",
+    "CodecError",
+    "Conflict",
+    "DeadlineExceeded",
+    "Error",
+    "Forbidden",
+    "ForkError",
+    "InternalError",
+    "LimitExceeded",
+    "ModelExit",
+    "MutationWarning",
+    "NotFound",
+    "NotReady",
+    "Overloaded",
+    "ProtocolError",
+    "SignatureError",
+    "StreamInterrupted",
+    "TransportError",
+    "Unauthenticated",
+    "Unsupported",
+    "VersionMismatch",
+]
+
+
+class Error(Exception):
+    """Any error of maas; catch this one to catch them all."""
+
+    code: ClassVar[str] = "error"
+    status: ClassVar[int] = 500
+
+
+class CodecError(Error, ValueError):
+    """A value that cannot cross the wire, or bytes that are not a message."""
+
+    code = "codec"
+    status = 400
+
+
+class LimitExceeded(CodecError):
+    """A message, header, tensor or nesting beyond what `maas.Limits` allow."""
+
+    code = "limit"
+    status = 413
+
+
+class SignatureError(Error, TypeError):
+    """Arguments that do not fit the model's signature."""
+
+    code = "signature"
+    status = 422
+
+
+class NotFound(Error, LookupError):
+    """No model of that name is here; the message lists those that are."""
+
+    code = "not-found"
+    status = 404
+
+
+class Unsupported(Error, NotImplementedError):
+    """The place where the model runs cannot do what was asked."""
+
+    code = "unsupported"
+    status = 501
+
+
+class Unauthenticated(Error, PermissionError):
+    """The server wants a key, and got none or a wrong one."""
+
+    code = "unauthenticated"
+    status = 401
+
+
+class Forbidden(Error, PermissionError):
+    """The key is good but lacks the grant that the message names."""
+
+    code = "forbidden"
+    status = 403
+
+
+class Conflict(Error, RuntimeError):
+    """An idempotency key was used before, with another call."""
+
+    code = "conflict"
+    status = 409
+
+
+class VersionMismatch(Error, RuntimeError):
+    """Client and server speak no common protocol version."""
+
+    code = "version"
+    status = 505
+
+
+class DeadlineExceeded(Error, TimeoutError):
+    """The total time given to the call, over all attempts, has passed."""
+
+    code = "deadline"
+    status = 504
+
+
+class Cancelled(Error, RuntimeError):
+    """The call was cancelled before it ended."""
+
+    code = "cancelled"
+    status = 499
+
+
+class _ComeBack(Error, RuntimeError):
+    retry_after: float | None
+
+    def __init__(self, message: str = "", retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Overloaded(_ComeBack):
+    """More work waits than the server takes; `retry_after` is in seconds."""
+
+    code = "overloaded"
+    status = 429
+
+
+class NotReady(_ComeBack):
+    """The server or the model is starting or draining; `retry_after` is in seconds."""
+
+    code = "not-ready"
+    status = 503
+
+
+class ForkError(Error, RuntimeError):
+    """A connection or thread pool came through `fork()` and cannot work here."""
+
+    code = "fork"
+
+
+class ModelExit(Error, RuntimeError):
+    """The model raised an exception that means "leave", such as `SystemExit`."""
+
+    code = "model-exit"
+
+
+class InternalError(Error, RuntimeError):
+    """The server failed; its own log tells why."""
+
+    code = "internal"
+
+
+class TransportError(Error, ConnectionError):
+    """The connection could not be made, or broke.
+
+    Attributes
+    ----------
+    answered : bool
+        A byte of the reply had arrived, so the call was certainly received.
+    sent : bool
+        A byte of the call had left, so it may have been received.
+    """
+
+    code = "transport"
+    status = 502
+
+    def __init__(self, message: str = "", *, sent: bool = False, answered: bool = False) -> None:
+        super().__init__(message)
+        self.sent = sent
+        self.answered = answered
+
+
+class ProtocolError(TransportError):
+    """The other side broke the rules of HTTP or of the wire format."""
+
+    code = "protocol"
+
+
+class StreamInterrupted(TransportError):
+    """A stream of items stopped without its final frame."""
+
+    code = "stream-interrupted"
+
+
+class MutationWarning(UserWarning):
+    """A model changed its caller's tensor in place; a remote model could not have."""

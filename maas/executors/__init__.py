@@ -1,0 +1,1 @@
+"""Who answers a call: in this process, or elsewhere. One seam, in `base`."""

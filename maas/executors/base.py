@@ -1,0 +1,299 @@
+"""The seam: an executor answers calls to one model, wherever that model runs.
+
+Local, remote and (later) batching and Ray are executors. A server stands in
+front of any of them, and a test executor is twenty lines. What users hold on to
+(`Job`, `Stream`, `ModelInfo`) is defined here, so that it is one and the same class everywhere.
+"""
+
+import concurrent.futures
+import importlib
+import sys
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+import attrs
+
+from maas.backends.base import Method
+from maas.calls import CALL, Call, Info, Result
+from maas.errors import CodecError
+from maas.signature import Signature
+from maas.wire import Failure
+
+__all__ = ["END", "Executor", "Job", "ModelInfo", "Stream", "executor_for", "finish", "in_loop", "no_method"]
+
+T = TypeVar("T")
+
+
+@attrs.frozen(kw_only=True)
+class ModelInfo:
+    """What a model says about itself.
+
+    Attributes
+    ----------
+    name : the model's name at the place where it runs.
+    kind : kind of target: "torch", "function" or "object".
+    where : the place, as `connect` was told it.
+    methods : the methods callers may call.
+    training : the target's own mode, None where the notion is void.
+    device : torch device it lives on, None where the notion is void.
+    versions : of maas, Python and the frameworks there.
+    limits : what one message to it may hold; empty for a model that runs here.
+    details : facts of the backend, such as a module's layers.
+    """
+
+    name: str
+    kind: str
+    where: str = "here"
+    methods: Mapping[str, Method]
+    training: bool | None = None
+    device: str | None = None
+    versions: Mapping[str, str] = attrs.field(factory=dict)
+    limits: Mapping[str, int] = attrs.field(factory=dict)
+    details: Mapping[str, Any] = attrs.field(factory=dict)
+
+    def to_data(self) -> dict[str, Any]:
+        """As plain data, for the wire; the place is left out, for it depends on who asks."""
+        methods = [
+            attrs.asdict(method, recurse=False) | {"signature": method.signature.to_data()}
+            for method in self.methods.values()
+        ]
+        plain = attrs.asdict(self, recurse=False, filter=lambda field, _value: field.name not in ("where", "methods"))
+        return plain | {"methods": methods}
+
+    @classmethod
+    def from_data(cls, data: Any, where: str) -> "ModelInfo":
+        """From what `to_data` gave, strictly: it came from a stranger.
+
+        Raises
+        ------
+        CodecError
+            Data that describes no model.
+        """
+        wanted = {
+            "name": str,
+            "kind": str,
+            "methods": list,
+            "training": bool | None,
+            "device": str | None,
+            "versions": dict,
+            "limits": dict,
+            "details": dict,
+        }
+        _check_fields("a model", data, wanted)
+        methods = {method.name: method for method in map(_method_from, data["methods"])}
+        return cls(**{**data, "methods": methods}, where=where)
+
+
+_METHOD = {
+    "name": str,
+    "label": str,
+    "signature": dict,
+    "streams": bool,
+    "pure": bool,
+    "stochastic": bool,
+    "exclusive": bool,
+    "asynchronous": bool,
+    "doc": str,
+}
+
+
+def _method_from(data: Any) -> Method:
+    _check_fields("a method", data, _METHOD)
+    return Method(**{**data, "signature": Signature.from_data(data["signature"])})
+
+
+def _check_fields(what: str, data: Any, wanted: Mapping[str, Any]) -> None:
+    if type(data) is not dict or data.keys() != wanted.keys():
+        raise CodecError(f"{what} is described by the fields {', '.join(wanted)}; got {data!r:.80}")
+    for name, kind in wanted.items():
+        if not isinstance(data[name], kind):
+            raise CodecError(f"{what}'s {name} is {data[name]!r:.60}")
+
+
+def in_loop(future: concurrent.futures.Future[T]) -> Awaitable[T]:
+    """The future, for the event loop that runs now.
+
+    Whoever awaits has loaded asyncio; whoever does not is spared its 40 ms.
+    """
+    return sys.modules["asyncio"].wrap_future(future)  # type: ignore[no-any-return]
+
+
+class Job(concurrent.futures.Future[T], Generic[T]):
+    """A call on its way: a `concurrent.futures.Future` that can be awaited as well.
+
+    `info` tells how the answer came to be once it is there. `cancel()` succeeds
+    until then: waiting work is never begun, running work is asked to stop, and what it
+    still gives is discarded, here as there.
+    """
+
+    def __init__(self, on_cancel: Callable[[], object] | None = None) -> None:
+        super().__init__()
+        self._claim = threading.Lock()
+        self._on_cancel = on_cancel
+        self.answer: Result | Failure | None = None
+
+    @property
+    def info(self) -> Info | None:
+        """Batch size, queue and compute seconds, and where it ran; None until there is an answer."""
+        return self.answer.info if isinstance(self.answer, Result) else None
+
+    def settle(self, answer: Result | Failure) -> None:
+        """Gives the answer to whoever waits; ignored after `cancel()`."""
+        if not self._claim.acquire(blocking=False):
+            return
+        self.answer = answer
+        self.set_running_or_notify_cancel()
+        if isinstance(answer, Result):
+            self.set_result(answer.value)
+        else:
+            self.set_exception(answer.error)
+
+    def cancel(self) -> bool:
+        """Gives the call up; True unless it had ended before."""
+        if not self._claim.acquire(blocking=False):
+            return self.cancelled()
+        super().cancel()
+        # Only this second step wakes `concurrent.futures.wait`.
+        self.set_running_or_notify_cancel()
+        if self._on_cancel is not None:
+            self._on_cancel()
+        return True
+
+    def __await__(self) -> Generator[Any, None, T]:
+        return in_loop(self).__await__()  # type: ignore[return-value]
+
+
+def finish(answer: Result | Failure) -> Result:
+    """The result, or the error raised."""
+    if isinstance(answer, Result):
+        return answer
+    try:
+        raise answer.error
+    finally:
+        # A traceback that holds its own error is a cycle, and keeps the model's arguments alive.
+        del answer
+
+
+def no_method(model: str, name: str, methods: Mapping[str, Method]) -> AttributeError:
+    """What Python raises for a missing attribute, naming those there are."""
+    known = ", ".join("the call itself" if known == CALL else known for known in methods)
+    asked = "cannot be called itself" if name == CALL else f"has no method {name!r}"
+    return AttributeError(f"model {model!r} {asked}; it has: {known}", name=name)
+
+
+class _End:
+    def __repr__(self) -> str:
+        return "END"
+
+
+END = _End()
+"""What a stream's step gives after the last item; `StopIteration` cannot pass a future."""
+
+
+class Stream(Iterator[T], AsyncIterator[T]):
+    """The items of a generator method, as they come: for `for` and for `async for`.
+
+    Items are produced only as they are asked for. `close()` (or `with`) ends the
+    generator where it runs. `info` is there after the last item.
+    """
+
+    info: Info | None = None
+
+    def _step(self) -> Any:
+        """The next item or END, on the caller's thread."""
+        return self._pull().result()
+
+    def _pull(self) -> concurrent.futures.Future[Any]:
+        """The next item or END, elsewhere."""
+        raise NotImplementedError
+
+    def _stop(self) -> concurrent.futures.Future[None]:
+        """Ends the generator, elsewhere."""
+        raise NotImplementedError
+
+    def __next__(self) -> T:
+        item = self._step()
+        if item is END:
+            raise StopIteration
+        return item  # type: ignore[no-any-return]
+
+    async def __anext__(self) -> T:
+        item = await in_loop(self._pull())
+        if item is END:
+            raise StopAsyncIteration
+        return item  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """Ends the stream and the generator behind it."""
+        self._stop().result()
+
+    async def aclose(self) -> None:
+        """Ends the stream and the generator behind it."""
+        await in_loop(self._stop())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+class Executor(Protocol):
+    """Answers calls to one model."""
+
+    where: str
+
+    def method(self, name: str) -> Method:
+        """The method of that name; AttributeError where there is none."""
+
+    def describe(self) -> ModelInfo:
+        """What the model says about itself; a remote one is asked at the first use."""
+
+    def run(self, call: Call) -> Result:
+        """The answer, waited for on the caller's thread; raises what the model raised."""
+
+    def submit(self, call: Call) -> Job[Any]:
+        """The answer, later."""
+
+    def stream(self, call: Call) -> Stream[Any]:
+        """The items of a method that streams."""
+
+    def ready(self, timeout: float | None) -> None:
+        """Returns once calls will be taken; raises `NotReady` or `DeadlineExceeded`."""
+
+    def close(self) -> None:
+        """Lets go of threads and connections; later calls raise."""
+
+
+_SCHEMES = {
+    "http": "maas.executors.remote:connect_url",
+    "https": "maas.executors.remote:connect_url",
+    "http+unix": "maas.executors.remote:connect_url",
+}
+
+
+def executor_for(scheme: str) -> Callable[..., Executor]:
+    """What makes the executor for URLs of that scheme; strangers add theirs by entry point `maas.executors`.
+
+    Raises
+    ------
+    ValueError
+        Nobody knows the scheme.
+    """
+    entry = _SCHEMES.get(scheme)
+    if entry is not None:
+        module, _, name = entry.partition(":")
+        return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
+    strangers = importlib.import_module("maas.entry_points")
+    found = strangers.load("maas.executors", scheme)
+    if found is None:
+        known = ", ".join(sorted({*_SCHEMES, *strangers.names("maas.executors"), "local"}))
+        raise ValueError(f"no executor for the scheme {scheme!r}; known: {known}")
+    return found  # type: ignore[no-any-return]

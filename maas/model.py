@@ -1,0 +1,459 @@
+"""`Model`, the one class users hold, and `connect`, which says where it runs.
+
+Everything a user does with a model is a method here. A Model knows an executor
+and asks it; whether that is a thread away or an ocean, nothing here can tell.
+"""
+
+import importlib
+import os
+import re
+import sys
+import time
+import types
+import warnings
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
+
+import attrs
+
+from maas import ambient
+from maas.backends.base import backend_for
+from maas.batches import batched, split
+from maas.calls import CALL, Call, Context
+from maas.errors import Unsupported
+from maas.executors.base import Executor, Job, ModelInfo, Stream, executor_for, no_method
+from maas.methods import built_in
+from maas.options import DEFAULTS, Options
+from maas.signature import Signature
+
+__all__ = ["Asked", "Model", "connect", "model_name"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S")
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+"""What a model may be called: the name is part of an address."""
+
+
+def model_name(target: Any) -> str:
+    """A name for a target: its function's or class's, in snake case."""
+    given = getattr(target, "__name__", None) or type(target).__name__
+    snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", given).lower()
+    return re.sub(r"[^a-z0-9_-]+", "-", snake).strip("-_")[:64] or "model"
+
+
+class Asked(Generic[P, R]):
+    """The five ways to ask: now, later, awaited, many, streamed."""
+
+    __slots__ = ()
+
+    def _ask(self) -> tuple["Model[..., Any]", str]:
+        """The model and the method that is asked for."""
+        raise NotImplementedError
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """The answer, now."""
+        model, method = self._ask()
+        return model._now(method, args, kwargs)  # type: ignore[no-any-return]
+
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
+        """The answer, later: a `concurrent.futures.Future` that can be awaited as well."""
+        model, method = self._ask()
+        return model._executor.submit(model._call(method, args, kwargs))
+
+    def stream(self, *args: P.args, **kwargs: P.kwargs) -> Stream[Any]:
+        """The items of a generator method, for `for` and `async for`."""
+        model, method = self._ask()
+        return model._executor.stream(model._call(method, args, kwargs))
+
+    def map(self, xs: Iterable[Any], *, batch_size: int | None = None, in_flight: int = 8) -> "Mapped[Any]":
+        """The answers for each of `xs`, in order, produced as they are asked for.
+
+        Parameters
+        ----------
+        xs : single arguments; taken only as far ahead as `in_flight` allows.
+        batch_size : so many arguments are put together to one call and its answer is taken apart.
+            Arrays are stacked along a new first axis, other values make a list. The
+            batches are composed here, so that they are the same wherever the model runs.
+        in_flight : calls on their way at once.
+        """
+        return Mapped(self, xs, batch_size, in_flight)
+
+
+class Model(Asked[P, R]):
+    """A torch module, a function or an object, ready to be asked, served or sent for.
+
+    Parameters
+    ----------
+    target : what to run.
+    name : what to call it; from the target's own name by default.
+    signature : what it takes; from its type hints by default.
+    example : one real argument (or a tuple of them) to learn the signature from, by one real call.
+    device : torch device to run a module on; it is moved there.
+
+    Raises
+    ------
+    TypeError
+        Nothing here can run the target.
+    ValueError
+        A method of the target has the name of a method of `Model`.
+    """
+
+    __slots__ = ("__weakref__", "_executor", "_name", "_options", "_training")
+
+    def __init__(
+        self,
+        target: Callable[P, R],
+        *,
+        name: str | None = None,
+        signature: Signature | None = None,
+        example: Any = None,
+        device: str | None = None,
+    ) -> None:
+        local = importlib.import_module("maas.executors.local")
+        chosen = model_name(target) if name is None else name
+        if NAME.fullmatch(chosen) is None:
+            raise ValueError(f"a model's name matches {NAME.pattern}, got {chosen!r}; give name=...")
+        backend = backend_for(target, device)
+        for method in backend.methods:
+            if method != CALL and (method.startswith("_") or hasattr(Model, method) or built_in(method)):
+                raise ValueError(
+                    f"method {method!r} of {chosen!r} has the name of a method of maas.Model; "
+                    "give it another one with @maas.method(name=...)"
+                )
+        executor = local.LocalExecutor(backend, chosen)
+        executor.refine(signature, example)
+        self._set(executor, chosen)
+
+    def _set(self, executor: Executor, name: str, options: Options = DEFAULTS, training: bool | None = None) -> None:
+        self._executor = executor
+        self._name = name
+        self._options = options
+        self._training = training
+
+    @classmethod
+    def over(cls, executor: Executor, name: str) -> Self:
+        """A Model that asks this executor: the door for executors of one's own."""
+        model = cls.__new__(cls)
+        model._set(executor, name)
+        return model
+
+    # Asking.
+
+    def _ask(self) -> tuple["Model[..., Any]", str]:
+        return self, CALL
+
+    def _now(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        call = self._call(method, args, kwargs)
+        if _blocks_a_loop():
+            _warn_blocking(self._name)
+        if self._executor.method(method).streams:
+            return self._executor.stream(call)
+        return self._executor.run(call).value
+
+    def _call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        context = ambient.captured()
+        if self._training is not None or self._options is not DEFAULTS:
+            context = self._context(context)
+            if context.retries and context.key is None:
+                self._check_repeatable(method)
+        return Call(self._name, method, args, kwargs, context)
+
+    def _check_repeatable(self, method: str) -> None:
+        found = self._executor.method(method)
+        if not found.pure or found.stochastic or self.training:
+            raise Unsupported(
+                f"{found.label} may be run only once a call, so it cannot be retried: declare it @maas.method(pure=True), "
+                "use eval mode, or give an idempotency key with with_options(key=...)"
+            )
+
+    def _context(self, context: Context) -> Context:
+        options = self._options
+        return attrs.evolve(
+            context,
+            training=self._training,
+            seed=options.seed,
+            deadline=None if options.timeout is None else time.monotonic() + options.timeout,
+            key=options.key,
+            priority=options.priority,
+            retries=options.retries,
+        )
+
+    def with_options(self, **changes: Any) -> Self:
+        """This model, asked otherwise: `timeout`, `retries`, `seed`, `priority`, `key` (see `maas.Options`).
+
+        Raises
+        ------
+        TypeError
+            An option that does not exist.
+        ValueError
+            A value that makes no sense.
+        """
+        try:
+            options = attrs.evolve(self._options, **changes)
+        except TypeError:
+            known = ", ".join(field.name for field in attrs.fields(Options))
+            wrong = ", ".join(sorted(changes.keys() - {field.name for field in attrs.fields(Options)}))
+            raise TypeError(f"no such option: {wrong}; known: {known}") from None
+        return self._alike(options, self._training)
+
+    def _alike(self, options: Options, training: bool | None) -> Self:
+        model = type(self).__new__(type(self))
+        model._set(self._executor, self._name, options, training)
+        return model
+
+    # Mode: of this handle, not of the target.
+
+    @property
+    def training(self) -> bool | None:
+        """Train mode (True) or eval mode (False) of this handle; None where the notion is void."""
+        return self.info.training if self._training is None else self._training
+
+    def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002 - as torch spells it
+        """Puts this handle in train mode; other handles of the same model keep theirs."""
+        if self.info.training is None:
+            raise Unsupported(f"model {self._name!r} has no train and eval mode; it is a {self.info.kind}")
+        self._training = bool(mode)
+        return self
+
+    def eval(self) -> Self:
+        """Puts this handle in eval mode."""
+        return self.train(mode=False)
+
+    # What and where.
+
+    @property
+    def name(self) -> str:
+        """The model's name at the place where it runs."""
+        return self._name
+
+    @property
+    def where(self) -> str:
+        """The place where it runs."""
+        return self._executor.where
+
+    @property
+    def info(self) -> ModelInfo:
+        """Methods, versions, device and limits; asks a remote model at the first use."""
+        return self._executor.describe()
+
+    def describe(self) -> dict[str, Any]:
+        """All of `info` as plain data, a torch module's layers with their parameters included."""
+        return self.info.to_data()
+
+    def ready(self, timeout: float | None = None) -> Self:
+        """Waits until the model takes calls.
+
+        Raises
+        ------
+        DeadlineExceeded
+            It did not within `timeout` seconds.
+        """
+        self._executor.ready(timeout)
+        return self
+
+    def close(self) -> None:
+        """Lets go of threads and connections."""
+        self._executor.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+        methods = self.info.methods
+        if name in methods:
+            return BoundMethod(self, name)
+        function = built_in(name)
+        if function is None:
+            raise no_method(self._name, name, methods)
+        return types.MethodType(function, self)
+
+    def __dir__(self) -> Iterable[str]:
+        return [*super().__dir__(), *(name for name in self.info.methods if name != CALL)]
+
+    def __repr__(self) -> str:
+        return f"<maas.Model {self._name!r} {self.where}>"
+
+
+class BoundMethod(Asked[P, R]):
+    """One method of a model, asked in the same five ways."""
+
+    __slots__ = ("_method", "_model")
+
+    def __init__(self, model: Model[..., Any], method: str) -> None:
+        self._model = model
+        self._method = method
+
+    def _ask(self) -> tuple[Model[..., Any], str]:
+        return self._model, self._method
+
+    def with_options(self, **changes: Any) -> "BoundMethod[P, R]":
+        """This method, asked otherwise; see `Model.with_options`."""
+        return BoundMethod(self._model.with_options(**changes), self._method)
+
+    def __repr__(self) -> str:
+        return f"<maas method {self._method!r} of {self._model!r}>"
+
+
+class Mapped(Iterator[S], AsyncIterator[S]):
+    """Answers in the order of their arguments, a bounded number of calls ahead."""
+
+    def __init__(self, asked: Asked[..., Any], xs: Iterable[Any], batch_size: int | None, in_flight: int) -> None:
+        if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
+            raise ValueError(f"batch_size wants a positive int or None, got {batch_size!r}")
+        if type(in_flight) is not int or in_flight < 1:
+            raise ValueError(f"in_flight wants a positive int, got {in_flight!r}")
+        self._asked = asked
+        self._groups = batched(xs, batch_size)
+        self._in_flight = in_flight
+        self._jobs: deque[tuple[Job[Any], int | None]] = deque()
+        self._answers: deque[S] = deque()
+
+    def _fill(self) -> bool:
+        """Sends calls until enough are on their way; False when all have been answered."""
+        while len(self._jobs) < self._in_flight:
+            group = next(self._groups, None)
+            if group is None:
+                break
+            self._jobs.append((self._asked.submit(group.argument), group.size))
+        return bool(self._jobs)
+
+    def _take(self, answer: Any, size: int | None) -> None:
+        self._answers.extend([answer] if size is None else split(answer, size))
+
+    def __next__(self) -> S:
+        while not self._answers:
+            if not self._fill():
+                raise StopIteration
+            job, size = self._jobs.popleft()
+            self._take(job.result(), size)
+        return self._answers.popleft()
+
+    async def __anext__(self) -> S:
+        while not self._answers:
+            if not self._fill():
+                raise StopAsyncIteration
+            job, size = self._jobs.popleft()
+            self._take(await job, size)
+        return self._answers.popleft()
+
+    def close(self) -> None:
+        """Gives up the calls that are on their way."""
+        self._groups = iter(())
+        while self._jobs:
+            self._jobs.popleft()[0].cancel()
+
+
+def _blocks_a_loop() -> bool:
+    asyncio = sys.modules.get("asyncio")
+    return asyncio is not None and asyncio._get_running_loop() is not None
+
+
+_warned = False
+
+
+def _warn_blocking(name: str) -> None:
+    global _warned  # noqa: PLW0603 - once a process is the promise
+    if not _warned:
+        _warned = True
+        warnings.warn(
+            f"this call blocks the running event loop until {name} answers; write: await model.submit(...)",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+
+
+# Where.
+
+@overload
+def connect(
+    where: str, *, like: Callable[P, R], auth: str | None = None, env: str | None = None, **options: Any
+) -> Model[P, R]: ...
+@overload
+def connect(
+    where: str, *, like: None = None, auth: str | None = None, env: str | None = None, **options: Any
+) -> Model[..., Any]: ...
+@overload
+def connect(where: Callable[P, R], *, env: str | None = None, **options: Any) -> Model[P, R]: ...
+@overload
+def connect(where: Any, *, env: str | None = None, **options: Any) -> Model[..., Any]: ...
+def connect(where: Any, *, like: Any = None, env: str | None = None, **options: Any) -> Model[..., Any]:
+    """The model that runs at `where`; no I/O happens before its first use.
+
+    Parameters
+    ----------
+    where : a target or a Model (here), a `maas.Server` (here, through the whole wire), `"local:module:attribute"` (here, by
+        import path), or a URL: `http://`, `https://`, `http+unix://`.
+    like : a function with the model's types, for editors and type checkers. At the first use
+        its signature is compared with the server's, and a difference raised as `SignatureError`.
+    env : name of an environment variable that, if set, wins over `where`.
+    options : of the place. For URLs: `auth` (the key), `verify` (a CA file, an `ssl.SSLContext`), `insecure`,
+        `proxy`, `http2`, `limits`, `connect_timeout`. Here: `name`, `signature`, `example`, `device`, as `Model` has them.
+
+    Raises
+    ------
+    TypeError
+        An option that makes no sense for this place.
+    ValueError
+        A URL of a scheme that nobody knows.
+    """
+    if env is not None and os.environ.get(env):
+        # The options were written for the other place only if they still make sense here.
+        where = os.environ[env]
+    if isinstance(where, str):
+        model = _connect_address(where, options)
+    elif hasattr(where, "__maas_executor__"):
+        model = Model.over(*where.__maas_executor__(**options))
+    elif isinstance(where, Model):
+        _refuse_options(options, "a Model")
+        model = where
+    else:
+        _check_here(options, where)
+        model = Model(where, **options)
+    if like is not None:
+        model._executor.expect(Signature.from_callable(like), like.__name__)
+    return model
+
+
+_HERE = {"name", "signature", "example", "device"}
+
+
+def _check_here(options: dict[str, Any], where: Any) -> None:
+    wrong = options.keys() - _HERE
+    if wrong:
+        raise TypeError(f"{', '.join(sorted(wrong))}= makes no sense for a model in this process ({where!r:.60}); drop it")
+
+
+def _refuse_options(options: dict[str, Any], what: str) -> None:
+    if options:
+        raise TypeError(f"{', '.join(sorted(options))}= makes no sense for {what}; drop it")
+
+
+def _connect_address(where: str, options: dict[str, Any]) -> Model[..., Any]:
+    scheme, colon, rest = where.partition(":")
+    if not colon:
+        raise ValueError(f"{where!r} is no address; write http://host:port/model, http+unix://..., or local:module:attribute")
+    if scheme == "local":
+        target = _imported(rest)
+        _check_here(options, where)
+        return target if isinstance(target, Model) else Model(target, **options)
+    executor = executor_for(scheme)(where, **options)
+    return Model.over(executor, executor.name)
+
+
+def _imported(path: str) -> Any:
+    """What `module:attribute` names; a function named like a factory is called if it takes nothing."""
+    module, colon, attribute = path.partition(":")
+    if not colon or not attribute:
+        raise ValueError(f"local:{path} wants local:module:attribute")
+    target: Any = importlib.import_module(module)
+    for part in attribute.split("."):
+        target = getattr(target, part)
+    return target

@@ -1,0 +1,121 @@
+"""NumPy arrays: the adapter that is always here.
+
+bfloat16 and the float8 family exist in NumPy where the `ml_dtypes` package is installed.
+"""
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from maas.errors import CodecError
+from maas.tensors import DTYPES, Described
+
+__all__ = [
+    "TYPES",
+    "contents",
+    "contiguous",
+    "copy",
+    "describe",
+    "facts",
+    "knows",
+    "restore",
+    "span",
+    "stack",
+    "version",
+]
+
+TYPES: tuple[type, ...] = (np.ndarray,)
+
+_NATIVE = {
+    name: np.dtype(name)
+    for name in DTYPES
+    if name not in {"bfloat16", "complex32"} and not name.startswith(("float8", "float4"))
+}
+_NAMES = {dtype: name for name, dtype in _NATIVE.items()}
+
+
+def _dtype(name: str) -> np.dtype[Any] | None:
+    found = _NATIVE.get(name)
+    if found is None and importlib.util.find_spec("ml_dtypes") is not None:
+        extension = getattr(importlib.import_module("ml_dtypes"), name, None)
+        if extension is not None:
+            found = _NATIVE[name] = np.dtype(extension)
+            _NAMES[found] = name
+    return found
+
+
+def _name(dtype: np.dtype[Any]) -> str | None:
+    found = _NAMES.get(dtype)
+    if found is None and "ml_dtypes" in sys.modules and dtype.name in DTYPES and _dtype(dtype.name) == dtype:
+        found = dtype.name
+    return found
+
+
+def knows(dtype: str) -> bool:
+    """Whether NumPy, with or without ml_dtypes, has this dtype here."""
+    return _dtype(dtype) is not None
+
+
+def facts(array: np.ndarray[Any, Any]) -> tuple[str, tuple[int, ...]]:
+    """Dtype name and shape."""
+    return _NAMES.get(array.dtype) or array.dtype.name, array.shape
+
+
+def describe(array: np.ndarray[Any, Any]) -> Described:
+    """What travels ahead of the bytes.
+
+    Raises
+    ------
+    CodecError
+        Object, string, structured, datetime, extended and big-endian dtypes.
+    """
+    name = _name(array.dtype)
+    if name is None:
+        if array.dtype == object:
+            raise CodecError("a NumPy array of dtype object cannot cross; send a list")
+        if not array.dtype.isnative:
+            raise CodecError("a big-endian NumPy array cannot cross; use .astype(a.dtype.newbyteorder('='))")
+        raise CodecError(f"NumPy dtype {array.dtype} cannot cross; those that can: {', '.join(DTYPES)}")
+    return Described("$array", name, array.shape)
+
+
+def contiguous(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The same values in C order; the array itself where it is so already."""
+    return array if array.flags.c_contiguous else np.ascontiguousarray(array)
+
+
+def contents(array: np.ndarray[Any, Any], _flags: Sequence[str]) -> memoryview:
+    """The elements' bytes: the array's own memory when that is contiguous, else a copy."""
+    if not array.size:
+        return memoryview(b"")
+    flat = np.ascontiguousarray(array).reshape(-1)
+    return flat.view(np.uint8).data
+
+
+def restore(dtype: str, shape: Sequence[int], _flags: Sequence[str], data: memoryview) -> np.ndarray[Any, Any]:
+    """An array over `data`, uncopied."""
+    return np.frombuffer(data, dtype=_dtype(dtype)).reshape(shape)
+
+
+def span(array: np.ndarray[Any, Any]) -> tuple[int, int]:
+    """First and past-the-last address of the memory the array lies over."""
+    return np.lib.array_utils.byte_bounds(array)
+
+
+def version(_array: np.ndarray[Any, Any]) -> int:
+    """NumPy does not count changes in place."""
+    return 0
+
+
+def copy(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The same values in memory of their own."""
+    return array.copy()
+
+
+def stack(arrays: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    """Arrays of one shape along a new first axis."""
+    return np.stack(arrays)

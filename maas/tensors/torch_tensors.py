@@ -1,0 +1,142 @@
+"""torch tensors: loaded only where torch is.
+
+Bytes are taken through a uint8 view because `Tensor.numpy()` refuses bfloat16,
+the float8 family and complex32, and `tolist()` quiets signalling NaNs.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from maas.errors import CodecError
+from maas.tensors import CHANNELS_LAST, DTYPES, GRAD, Described
+
+__all__ = [
+    "TYPES",
+    "contents",
+    "contiguous",
+    "copy",
+    "describe",
+    "facts",
+    "knows",
+    "restore",
+    "span",
+    "stack",
+    "version",
+]
+
+TYPES: tuple[type, ...] = (torch.Tensor, torch.nn.Parameter)
+
+_DTYPES = {name: getattr(torch, name) for name in DTYPES if hasattr(torch, name)}
+_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_DENSE = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def knows(dtype: str) -> bool:
+    """Whether this torch has the dtype."""
+    return dtype in _DTYPES
+
+
+def facts(tensor: torch.Tensor) -> tuple[str, tuple[int, ...]]:
+    """Dtype name and shape."""
+    return _NAMES.get(tensor.dtype) or str(tensor.dtype), tuple(tensor.shape)
+
+
+def describe(tensor: torch.Tensor) -> Described:
+    """What travels ahead of the bytes.
+
+    Raises
+    ------
+    CodecError
+        Sparse, nested, quantised and meta tensors, and dtypes off the allow-list.
+    """
+    name = _NAMES.get(tensor.dtype)
+    if name is None or tensor.layout is not torch.strided or tensor.is_nested or tensor.device.type == "meta":
+        raise CodecError(_why_not(tensor))
+    flags = [GRAD] if tensor.requires_grad else []
+    if _is_channels_last(tensor):
+        flags.append(CHANNELS_LAST)
+    return Described("$tensor", name, tuple(tensor.shape), tuple(flags))
+
+
+def _why_not(tensor: torch.Tensor) -> str:
+    if tensor.is_quantized:
+        return "a quantised tensor cannot cross; send .int_repr() with its scale and zero point"
+    if tensor.is_nested:
+        return "a nested tensor cannot cross; send a list of tensors, or .to_padded_tensor(0)"
+    if tensor.layout is not torch.strided:
+        return f"a tensor of layout {tensor.layout} cannot cross; send .to_dense(), or its indices and values"
+    if tensor.device.type == "meta":
+        return "a meta tensor has no data to send"
+    return f"torch dtype {tensor.dtype} cannot cross; those that can: {', '.join(DTYPES)}"
+
+
+def _is_channels_last(tensor: torch.Tensor) -> bool:
+    dense = _DENSE.get(tensor.dim())
+    return dense is not None and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=dense)
+
+
+def contiguous(tensor: torch.Tensor) -> torch.Tensor:
+    """The same values as a peer would receive them: contiguous, conjugation and negation resolved.
+
+    A layout that matters to reductions and to `view` must not differ between here and there.
+    """
+    if tensor.is_contiguous() or _is_channels_last(tensor):
+        if tensor.is_conj() or tensor.is_neg():
+            return tensor.resolve_conj().resolve_neg()
+        return tensor
+    return tensor.resolve_conj().resolve_neg().contiguous()
+
+
+def contents(tensor: torch.Tensor, flags: Sequence[str]) -> memoryview:
+    """The elements' bytes: a contiguous CPU tensor's own memory, else a copy."""
+    if not tensor.numel():
+        return memoryview(b"")
+    plain = tensor.detach()
+    if plain.is_conj() or plain.is_neg():
+        plain = plain.resolve_conj().resolve_neg()
+    if CHANNELS_LAST in flags:
+        plain = plain.movedim(1, -1)
+    if plain.dtype is torch.complex32:
+        # torch warns at every copy of a complex32 tensor; its pairs of halves are plain data.
+        plain = torch.view_as_real(plain)
+    plain = plain.cpu().contiguous().reshape(-1)
+    return plain.view(torch.uint8).numpy().data
+
+
+def restore(dtype: str, shape: Sequence[int], flags: Sequence[str], data: memoryview) -> torch.Tensor:
+    """A tensor over `data`, uncopied; a leaf that requires grad where the flag says so."""
+    if CHANNELS_LAST in flags:
+        stored = [shape[0], *shape[2:], shape[1]]
+        tensor = _over(dtype, stored, data).movedim(-1, 1)
+    else:
+        tensor = _over(dtype, shape, data)
+    return tensor.requires_grad_() if GRAD in flags else tensor
+
+
+def _over(dtype: str, shape: Sequence[int], data: memoryview) -> torch.Tensor:
+    if not len(data):
+        return torch.empty(shape, dtype=_DTYPES[dtype])
+    return torch.frombuffer(data, dtype=_DTYPES[dtype]).view(shape)
+
+
+def span(tensor: torch.Tensor) -> tuple[int, int]:
+    """First and past-the-last address of the storage under the tensor, of which it may be a small view."""
+    storage = tensor.untyped_storage()
+    start = storage.data_ptr()
+    return start, start + storage.nbytes()
+
+
+def version(tensor: torch.Tensor) -> int:
+    """torch's count of changes in place; inference tensors have none."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def copy(tensor: torch.Tensor) -> torch.Tensor:
+    """The same values in memory of their own, still part of any autograd graph."""
+    return tensor.clone()
+
+
+def stack(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Tensors of one shape along a new first axis."""
+    return torch.stack(list(tensors))
