@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from maas.model import connect as connect
     from maas.options import Options as Options
     from maas.schema import TensorSpec as TensorSpec
+    from maas.server.app import Server as Server
+    from maas.server.app import serve as serve
     from maas.signature import Signature as Signature
     from maas.tensors import RawTensor as RawTensor
     from maas.values import register as register
@@ -53,6 +55,8 @@ _NAMES = {
     "Executor": "maas.executors.base",
     "Job": "maas.executors.base",
     "Stream": "maas.executors.base",
+    "Server": "maas.server.app",
+    "serve": "maas.server.app",
 }
 _ERRORS = (
     "Cancelled",

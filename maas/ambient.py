@@ -36,30 +36,33 @@ GENERATOR = threading.RLock()
 _DEVICES = ("cpu", "cuda")
 
 
+_loaded: Any = None
+
+
 def _torch() -> Any:
-    torch = sys.modules.get("torch")
-    # Another thread may be half way through importing it.
-    return torch if hasattr(torch, "is_inference_mode_enabled") and hasattr(torch, "autocast") else None
+    """torch once it is loaded whole, else None: another thread may be half way through importing it."""
+    global _loaded  # noqa: PLW0603 - looking it up anew costs as much as all that is asked of it
+    if _loaded is None:
+        torch = sys.modules.get("torch")
+        if hasattr(torch, "is_inference_mode_enabled") and hasattr(torch, "autocast"):
+            _loaded = torch
+    return _loaded
 
 
 def captured() -> Context:
     """The context of the calling thread: grad mode and autocast."""
-    torch = _torch()
+    torch = _loaded or _torch()
     if torch is None:
         return AMBIENT
-    autocast = _autocast(torch)
-    grad = torch.is_grad_enabled()
-    if grad and not autocast:
-        return AMBIENT
-    return _NO_GRAD if not grad and not autocast else Context(grad=grad, autocast=autocast)
+    if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+        return Context(grad=torch.is_grad_enabled(), autocast=_autocast(torch))
+    return AMBIENT if torch.is_grad_enabled() else _NO_GRAD
 
 
 _NO_GRAD = Context(grad=False)
 
 
 def _autocast(torch: Any) -> tuple[Autocast, ...]:
-    if not torch.is_autocast_enabled("cpu") and not torch.is_autocast_enabled("cuda"):
-        return ()
     return tuple(
         Autocast(device, str(torch.get_autocast_dtype(device)).removeprefix("torch."), enabled=True)
         for device in _DEVICES
@@ -69,14 +72,14 @@ def _autocast(torch: Any) -> tuple[Autocast, ...]:
 
 def in_force(context: Context) -> bool:
     """Whether the calling thread is in this context already, so that nothing need be applied."""
-    torch = _torch()
+    torch = _loaded or _torch()
     if torch is None:
         return True
-    return bool(
-        torch.is_grad_enabled() == context.grad
-        and not torch.is_inference_mode_enabled()
-        and _autocast(torch) == context.autocast
-    )
+    if torch.is_inference_mode_enabled() or torch.is_grad_enabled() is not context.grad:
+        return False
+    if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+        return _autocast(torch) == context.autocast
+    return not context.autocast
 
 
 @contextlib.contextmanager
@@ -97,7 +100,9 @@ def applied(context: Context) -> Iterator[None]:
         for device in _DEVICES:
             state = wanted.get(device)
             if state is not None:
-                stack.enter_context(torch.autocast(device, _dtype(torch, state.dtype), enabled=state.enabled))
+                stack.enter_context(
+                    torch.autocast(device, _dtype(torch, state.dtype), enabled=state.enabled)
+                )
             elif torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))
         yield

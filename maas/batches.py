@@ -52,7 +52,13 @@ def split(answer: Any, size: int) -> Sequence[Any]:
     if type(answer) is tuple:
         return list(zip(*(split(column, size) for column in answer), strict=True))
     found = tensors.facts(answer)
-    rows = len(answer) if type(answer) is list else None if found is None or not found[1] else found[1][0]
+    rows = (
+        len(answer)
+        if type(answer) is list
+        else None
+        if found is None or not found[1]
+        else found[1][0]
+    )
     if rows != size:
         raise SignatureError(
             f"a batch of {size} wants an answer of {size} rows, got {type(answer).__name__} "

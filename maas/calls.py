@@ -6,9 +6,16 @@ plain values (`values.py`); how they become bytes is `wire.py`.
 
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
+
+if TYPE_CHECKING:
+    from attrs import frozen
+else:
+    # A frozen record sets each field through `object.__setattr__`, at three times the cost.
+    # Type checkers hold these frozen, and every call makes two of them.
+    frozen = attrs.define
 
 from maas.errors import DeadlineExceeded
 
@@ -79,7 +86,7 @@ CALL = "__call__"
 """The method that `model(x)` asks for."""
 
 
-@attrs.frozen
+@frozen
 class Call:
     """One question to one model: a method, its arguments, and the context.
 
@@ -115,7 +122,7 @@ class Info:
     compute_seconds: float = 0.0
 
 
-@attrs.frozen
+@frozen
 class Result:
     """The answer to a call; `rng` is the advanced generator state of a stochastic one."""
 

@@ -140,7 +140,7 @@ class Cancelled(Error, RuntimeError):
 
 
 class _ComeBack(Error, RuntimeError):
-    retry_after: float | None
+    retry_after: float | None = None
 
     def __init__(self, message: str = "", retry_after: float | None = None) -> None:
         super().__init__(message)
@@ -192,6 +192,9 @@ class TransportError(Error, ConnectionError):
 
     code = "transport"
     status = 502
+    # Defaults here as well, because one that came by wire is made without __init__.
+    sent: bool = False
+    answered: bool = False
 
     def __init__(self, message: str = "", *, sent: bool = False, answered: bool = False) -> None:
         super().__init__(message)

@@ -114,7 +114,7 @@ def add_row(cls: type, kind: Kind) -> None:
 
 
 def add_loader(tag: str, load: Load) -> None:
-    """Let `{tag: payload}` be read: `load(unpacker, payload)` gives the value or raises anything."""
+    """Let `{tag: payload}` be read: `load(unpacker, payload)` gives the value or raises."""
     _LOADERS[tag] = load
 
 
@@ -135,7 +135,9 @@ def add_finder(find: Callable[[type], Kind | None]) -> None:
     _FINDERS.append(find)
 
 
-def add_family(base: type, tag: str, pack: Callable[["Packer", Any, Path], Any], load: Load) -> None:
+def add_family(
+    base: type, tag: str, pack: Callable[["Packer", Any, Path], Any], load: Load
+) -> None:
     """Add a type whose subclasses cross as well; `pack` keeps apart what differs between them."""
     kind = Kind(lambda packer, value, path: {tag: pack(packer, value, path)})
     add_finder(lambda cls: kind if issubclass(cls, base) else None)
@@ -157,7 +159,8 @@ def _refusal(value: Any, path: Path) -> CodecError:
     base = next((base for base in kind.__mro__[1:] if _kind_of(base) is not None), None)
     if base is None:
         return CodecError(
-            f"{render(path)} is a {name}, which cannot cross; send plain values, or maas.register({kind.__name__})"
+            f"{render(path)} is a {name}, which cannot cross; "
+            f"send plain values, or maas.register({kind.__name__})"
         )
     return CodecError(
         f"{render(path)} is a {name}, a subclass of {base.__name__}, and would arrive as a bare "
@@ -178,7 +181,7 @@ class _Walk:
         self.nodes = 0
 
     def enter(self, path: Path, members: int, levels: int = 1) -> int:
-        """The level of the members of the container at `path`, which takes that many msgpack levels.
+        """The level of the members of the container at `path`, which takes so many of msgpack's.
 
         Raises
         ------
@@ -190,15 +193,19 @@ class _Walk:
         self.nodes += 2 * (levels - 1)
         if level > self.limits.depth:
             raise LimitExceeded(
-                f"{render(path)} is nested deeper than {self.limits.depth} levels, where a tag counts as one "
-                "or two; does it contain itself?"
+                f"{render(path)} is nested deeper than {self.limits.depth} levels, "
+                "where a tag counts as one or two; does it contain itself?"
             )
         if self.nodes + members > self.limits.nodes:
             raise LimitExceeded(
-                f"more than {self.limits.nodes} values by {render(path)}; send numbers as an array, "
-                "or raise Limits(nodes=...)"
+                f"more than {self.limits.nodes} values by {render(path)}; "
+                "send numbers as an array, or raise Limits(nodes=...)"
             )
         return level
+
+
+def _too_deep(path: Path) -> LimitExceeded:
+    return LimitExceeded(f"{render(path)} is nested deeper than Python's stack is; does it contain itself?")
 
 
 class Packer(_Walk):
@@ -211,6 +218,13 @@ class Packer(_Walk):
         self.buffers: list[Buffer] = []
         self.bytes = 0
         self.text = 0
+
+    def tree(self, value: Any, path: Path) -> Any:
+        """What `pack` gives, for a value that stands in no other."""
+        try:
+            return self.pack(value, path)
+        except RecursionError:
+            raise _too_deep(path) from None
 
     def pack(self, value: Any, path: Path) -> Any:
         """The tree of `value`, which stands at `path`.
@@ -237,7 +251,9 @@ class Packer(_Walk):
                 f"Limits(body={self.limits.body}) allow no more"
             )
         if len(self.buffers) >= self.limits.tensors:
-            raise LimitExceeded(f"{render(path)} is one buffer more than Limits(tensors={self.limits.tensors}) allow")
+            raise LimitExceeded(
+                f"{render(path)} is one buffer more than Limits(tensors={self.limits.tensors})"
+            )
         return len(self.buffers)
 
     def aside(self, data: Buffer, path: Path) -> int:
@@ -255,6 +271,13 @@ class Rebuilder(_Walk):
     def __init__(self, array: Callable[[Any, Path], Any], limits: Limits) -> None:
         super().__init__(limits)
         self.array = array
+
+    def copy(self, value: Any, path: Path) -> Any:
+        """What `rebuild` gives, for a value that stands in no other."""
+        try:
+            return self.rebuild(value, path)
+        except RecursionError:
+            raise _too_deep(path) from None
 
     def rebuild(self, value: Any, path: Path) -> Any:
         """The copy of `value`; raises what `Packer.pack` would, at the same path."""
@@ -282,13 +305,16 @@ class Unpacker:
             key, payload = pairs[0]
             if type(key) is str and key[:1] == "$":
                 return self._load(key, payload)
+        if not pairs:
+            return {}
         plain = dict(pairs)
         if len(plain) != len(pairs):
             raise CodecError("a map holds the same key twice")
         for key in plain:
             if type(key) is not str or key[:1] == "$":
                 raise CodecError(
-                    f"a plain map holds the key {brief(key)}; keys are strings that do not begin with '$'"
+                    f"a plain map holds the key {brief(key)}; "
+                    "keys are strings that do not begin with '$'"
                 )
         return plain
 
@@ -300,7 +326,7 @@ class Unpacker:
             return load(self, payload)
         except CodecError:
             raise
-        except Exception as error:  # noqa: BLE001 - month 13, unhashable keys, a class's own validators
+        except Exception as error:
             raise CodecError(f"{tag}: {error!s:.200}") from error
 
     def take(self, index: Any) -> memoryview:

@@ -1,17 +1,14 @@
-"""What may cross and holds no other value: numbers, text, arrays, dates.
+"""What may cross and holds no other value: numbers, text, arrays.
 
 Each type's row tells how it is packed, and how a stranger's payload becomes the
 value again. A loader may raise anything: `Unpacker` makes a `CodecError` of it.
 """
 
-import datetime as dt
 import decimal
 import functools
-import re
 import struct
 import uuid
-import zoneinfo
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -35,7 +32,7 @@ from maas.kinds import (
 )
 from maas.tensors import Described, RawTensor
 
-__all__ = ["OUT_OF_LINE", "fields", "typed"]
+__all__ = ["OUT_OF_LINE", "fields", "plain_keys", "typed"]
 
 OUT_OF_LINE = 4_096
 """Strings longer than this travel as buffers: the header stays small and bytes are not copied."""
@@ -51,8 +48,15 @@ def typed(payload: Any, kind: type, tag: str) -> Any:
 def fields(payload: Any, tag: str, *kinds: type) -> list[Any]:
     """The payload as a list whose items have exactly these types."""
     if type(payload) is not list or [type(item) for item in payload] != list(kinds):
-        raise CodecError(f"{tag} wants [{', '.join(kind.__name__ for kind in kinds)}], got {brief(payload)}")
+        raise CodecError(
+            f"{tag} wants [{', '.join(kind.__name__ for kind in kinds)}], got {brief(payload)}"
+        )
     return payload
+
+
+def plain_keys(value: Mapping[Any, Any]) -> bool:
+    """Whether these keys can be a plain map's: strings, short, and no tags."""
+    return all(type(key) is str and key[:1] != "$" and len(key) <= OUT_OF_LINE for key in value)
 
 
 def _sized(payload: Any, tag: str, size: int) -> bytes:
@@ -74,7 +78,9 @@ def _pack_int(_packer: Packer, value: int, path: Path) -> Any:
         return value
     length = value.bit_length() // 8 + 1
     if length > OUT_OF_LINE:
-        raise LimitExceeded(f"{render(path)} is an int of {length} bytes; at most {OUT_OF_LINE} cross")
+        raise LimitExceeded(
+            f"{render(path)} is an int of {length} bytes; at most {OUT_OF_LINE} cross"
+        )
     return {"$int": value.to_bytes(length, "big", signed=True)}
 
 
@@ -143,7 +149,13 @@ def _pack_decimal(packer: Packer, value: decimal.Decimal, path: Path) -> Any:
     return _pack_str(packer, str(value), path)
 
 
-add_kind(bytearray, "$bytearray", _pack_bytearray, _load_bytearray, lambda _walk, value, _path: bytearray(value))
+add_kind(
+    bytearray,
+    "$bytearray",
+    _pack_bytearray,
+    _load_bytearray,
+    lambda _walk, value, _path: bytearray(value),
+)
 add_kind(
     complex,
     "$complex",
@@ -162,7 +174,12 @@ add_kind(
     lambda _packer, value, _path: value.bytes,
     lambda _unpacker, payload: uuid.UUID(bytes=_sized(payload, "$uuid", 16)),
 )
-add_kind(type(Ellipsis), "$ellipsis", lambda _packer, _value, _path: None, lambda _unpacker, _payload: Ellipsis)
+add_kind(
+    type(Ellipsis),
+    "$ellipsis",
+    lambda _packer, _value, _path: None,
+    lambda _unpacker, _payload: Ellipsis,
+)
 
 
 # Arrays.
@@ -174,7 +191,9 @@ def _pack_array(adapter: ModuleType, packer: Packer, value: Any, path: Path) -> 
     except CodecError as error:
         raise CodecError(f"{render(path)}: {error}") from None
     if len(described.shape) > tensors.MAX_RANK or _extent(described.shape) > _MAX_EXTENT:
-        raise CodecError(f"{render(path)}: a shape of {len(described.shape)} dimensions that NumPy cannot have")
+        raise CodecError(
+            f"{render(path)}: a shape of {len(described.shape)} dimensions that NumPy cannot have"
+        )
     # Charged by its logical size first: a tensor expanded from 4 bytes may stand for gigabytes.
     index = packer.reserve(described.nbytes, path)
     packer.buffers.append(adapter.contents(value, described.flags))
@@ -182,7 +201,9 @@ def _pack_array(adapter: ModuleType, packer: Packer, value: Any, path: Path) -> 
 
 
 def _pack_raw(packer: Packer, value: RawTensor, path: Path) -> Any:
-    return _array_tree(packer.aside(value.data, path), Described("$tensor", value.dtype, value.shape))
+    return _array_tree(
+        packer.aside(value.data, path), Described("$tensor", value.dtype, value.shape)
+    )
 
 
 def _array_tree(index: int, described: Described) -> dict[str, list[Any]]:
@@ -198,7 +219,9 @@ def _rebuild_array(rebuilder: Rebuilder, value: Any, path: Path) -> Any:
 
 def _find_array(cls: type) -> Kind | None:
     adapter = tensors.adapter_for(cls)
-    return None if adapter is None else Kind(functools.partial(_pack_array, adapter), _rebuild_array)
+    return (
+        None if adapter is None else Kind(functools.partial(_pack_array, adapter), _rebuild_array)
+    )
 
 
 def _load_array(tag: str) -> Callable[[Unpacker, Any], Any]:
@@ -217,7 +240,7 @@ def _load_array(tag: str) -> Callable[[Unpacker, Any], Any]:
 
 
 _MAX_EXTENT = 2**59
-"""Elements that the dimensions other than zero may make: 16 bytes each still fit a signed 64-bit size."""
+"""Elements that the dimensions other than zero may make: 16 bytes each still fit 63 bits."""
 
 
 def _extent(shape: Any) -> int:
@@ -230,9 +253,13 @@ def _extent(shape: Any) -> int:
 def _check_shape(tag: str, dtype: Any, shape: Any, given: int) -> None:
     size = tensors.DTYPES.get(dtype) if type(dtype) is str else None
     if size is None:
-        raise CodecError(f"{tag} of unknown dtype {brief(dtype)}; known: {', '.join(tensors.DTYPES)}")
+        raise CodecError(
+            f"{tag} of unknown dtype {brief(dtype)}; known: {', '.join(tensors.DTYPES)}"
+        )
     if type(shape) is not list or len(shape) > tensors.MAX_RANK:
-        raise CodecError(f"{tag} wants a shape of at most {tensors.MAX_RANK} dimensions, got {brief(shape)}")
+        raise CodecError(
+            f"{tag} wants a shape of at most {tensors.MAX_RANK} dimensions, got {brief(shape)}"
+        )
     wanted, extent = size, 1
     for length in shape:
         # bool is an int in Python, and a negative length may cancel another.
@@ -249,7 +276,9 @@ def _check_shape(tag: str, dtype: Any, shape: Any, given: int) -> None:
 
 def _check_flags(tag: str, flags: Any, dtype: str, rank: int) -> None:
     if tag != "$tensor" or flags not in _FLAGS:
-        raise CodecError(f"{tag} has unknown flags; a $tensor may have {', '.join(map(str, _FLAGS))}")
+        raise CodecError(
+            f"{tag} has unknown flags; a $tensor may have {', '.join(map(str, _FLAGS))}"
+        )
     if tensors.CHANNELS_LAST in flags and rank not in (4, 5):
         raise CodecError(f"channels_last wants 4 or 5 dimensions, got {rank}")
     if tensors.GRAD in flags and not dtype.startswith(("float", "bfloat", "complex")):
@@ -266,7 +295,10 @@ _FLAGS = (
 def _pack_scalar(_packer: Packer, value: np.generic, path: Path) -> list[Any]:
     name = tensors.dtype_name(np.asarray(value))
     if name not in tensors.DTYPES:
-        raise CodecError(f"{render(path)} is a NumPy scalar of dtype {value.dtype}, which cannot cross; call .item()")
+        raise CodecError(
+            f"{render(path)} is a NumPy scalar of dtype {value.dtype}, which cannot cross; "
+            "call .item()"
+        )
     return [name, value.tobytes()]
 
 
@@ -289,7 +321,7 @@ def _find_size(cls: type) -> Kind | None:
 def _load_size(_unpacker: Unpacker, payload: Any) -> tuple[int, ...]:
     lengths = fields(payload, "$size", *[int] * len(typed(payload, list, "$size")))
     torch = tensors.adapter("torch")
-    return tuple(lengths) if torch is None else torch.TYPES[0]().new_empty(0).size().__class__(lengths)
+    return tuple(lengths) if torch is None else torch.SIZE(lengths)
 
 
 for _tag in ("$tensor", "$array"):
@@ -299,73 +331,3 @@ add_finder(_find_array)
 add_finder(_find_size)
 add_family(np.generic, "$scalar", _pack_scalar, _load_scalar)
 add_loader("$size", _load_size)
-
-
-# Dates: never msgpack's timestamp, which refuses naive times and turns offsets into UTC.
-
-_ZONE = re.compile(r"[A-Za-z0-9_+\-]{1,32}(/[A-Za-z0-9_+\-]{1,32}){0,3}")
-"""Zone keys lead to files; those with a dot or a leading slash do not even reach zoneinfo."""
-
-
-def _pack_zone(zone: dt.tzinfo | None, path: Path) -> Any:
-    if zone is None:
-        return None
-    if type(zone) is zoneinfo.ZoneInfo and zone.key is not None:
-        return zone.key
-    if type(zone) is dt.timezone:
-        offset = zone.utcoffset(None) // dt.timedelta(microseconds=1)
-        plain = dt.timezone(dt.timedelta(microseconds=offset))
-        return offset if zone.tzname(None) == plain.tzname(None) else [offset, zone.tzname(None)]
-    raise CodecError(
-        f"{render(path)} has a tzinfo of type {type(zone).__name__}; use zoneinfo.ZoneInfo or datetime.timezone"
-    )
-
-
-def _load_zone(packed: Any) -> dt.tzinfo | None:
-    if packed is None:
-        return None
-    if type(packed) is str:
-        if not _ZONE.fullmatch(packed):
-            raise CodecError(f"{brief(packed)} is no time zone")
-        return zoneinfo.ZoneInfo(packed)
-    if type(packed) is int:
-        return dt.timezone(dt.timedelta(microseconds=packed))
-    offset, name = fields(packed, "a time zone", int, str)
-    return dt.timezone(dt.timedelta(microseconds=offset), name)
-
-
-def _clock(value: dt.datetime | dt.time, path: Path) -> list[Any]:
-    return [value.hour, value.minute, value.second, value.microsecond, value.fold, _pack_zone(value.tzinfo, path)]
-
-
-def _load_datetime(_unpacker: Unpacker, payload: Any) -> dt.datetime:
-    *numbers, zone = typed(payload, list, "$datetime")
-    *moment, fold = fields(numbers, "$datetime", *[int] * 8)
-    return dt.datetime(*moment, fold=fold, tzinfo=_load_zone(zone))  # noqa: DTZ001 - naive or aware, as sent
-
-
-def _load_time(_unpacker: Unpacker, payload: Any) -> dt.time:
-    *numbers, zone = typed(payload, list, "$time")
-    *moment, fold = fields(numbers, "$time", *[int] * 5)
-    return dt.time(*moment, fold=fold, tzinfo=_load_zone(zone))
-
-
-add_kind(
-    dt.datetime,
-    "$datetime",
-    lambda _packer, value, path: [value.year, value.month, value.day, *_clock(value, path)],
-    _load_datetime,
-)
-add_kind(dt.time, "$time", lambda _packer, value, path: _clock(value, path), _load_time)
-add_kind(
-    dt.date,
-    "$date",
-    lambda _packer, value, _path: [value.year, value.month, value.day],
-    lambda _unpacker, payload: dt.date(*fields(payload, "$date", int, int, int)),
-)
-add_kind(
-    dt.timedelta,
-    "$timedelta",
-    lambda _packer, value, _path: [value.days, value.seconds, value.microseconds],
-    lambda _unpacker, payload: dt.timedelta(*fields(payload, "$timedelta", int, int, int)),
-)

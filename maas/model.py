@@ -47,28 +47,84 @@ def model_name(target: Any) -> str:
 class Asked(Generic[P, R]):
     """The five ways to ask: now, later, awaited, many, streamed."""
 
-    __slots__ = ()
+    __slots__ = ("_executor", "_method", "_name", "_options", "_training")
 
-    def _ask(self) -> tuple["Model[..., Any]", str]:
-        """The model and the method that is asked for."""
-        raise NotImplementedError
+    def _set(
+        self, executor: Executor, name: str, method: str, options: Options, training: bool | None
+    ) -> Self:
+        self._executor = executor
+        self._name = name
+        self._method = method
+        self._options = options
+        self._training = training
+        return self
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """The answer, now."""
-        model, method = self._ask()
-        return model._now(method, args, kwargs)  # type: ignore[no-any-return]
+        asyncio = sys.modules.get("asyncio")
+        if asyncio is not None and asyncio._get_running_loop() is not None:
+            _warn_blocking(self._name)
+        return self._executor.run(self._call(args, kwargs)).value  # type: ignore[no-any-return]
 
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
         """The answer, later: a `concurrent.futures.Future` that can be awaited as well."""
-        model, method = self._ask()
-        return model._executor.submit(model._call(method, args, kwargs))
+        return self._executor.submit(self._call(args, kwargs))
 
     def stream(self, *args: P.args, **kwargs: P.kwargs) -> Stream[Any]:
         """The items of a generator method, for `for` and `async for`."""
-        model, method = self._ask()
-        return model._executor.stream(model._call(method, args, kwargs))
+        return self._executor.stream(self._call(args, kwargs))
 
-    def map(self, xs: Iterable[Any], *, batch_size: int | None = None, in_flight: int = 8) -> "Mapped[Any]":
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        context = ambient.captured()
+        if self._training is not None or self._options is not DEFAULTS:
+            context = self._context(context)
+        return Call(self._name, self._method, args, kwargs, context)
+
+    def _context(self, context: Context) -> Context:
+        options = self._options
+        if options.retries and options.key is None:
+            self._check_repeatable()
+        return attrs.evolve(
+            context,
+            training=self._training,
+            seed=options.seed,
+            deadline=None if options.timeout is None else time.monotonic() + options.timeout,
+            key=options.key,
+            priority=options.priority,
+            retries=options.retries,
+        )
+
+    def _check_repeatable(self) -> None:
+        found = self._executor.method(self._method)
+        training = self._executor.describe().training if self._training is None else self._training
+        if not found.pure or found.stochastic or training:
+            raise Unsupported(
+                f"{found.label} may be run only once a call, so it cannot be retried: "
+                "declare it @maas.method(pure=True), use eval mode, "
+                "or give an idempotency key with with_options(key=...)"
+            )
+
+    def with_options(self, **changes: Any) -> Self:
+        """The same, asked otherwise: `timeout`, `retries`, `seed`, `priority`, `key` (see `maas.Options`).
+
+        Raises
+        ------
+        TypeError
+            An option that does not exist.
+        ValueError
+            A value that makes no sense.
+        """
+        known = [field.name for field in attrs.fields(Options)]
+        wrong = sorted(changes.keys() - set(known))
+        if wrong:
+            raise TypeError(f"no such option: {', '.join(wrong)}; known: {', '.join(known)}")
+        options = attrs.evolve(self._options, **changes)
+        other = type(self).__new__(type(self))
+        return other._set(self._executor, self._name, self._method, options, self._training)
+
+    def map(
+        self, xs: Iterable[Any], *, batch_size: int | None = None, in_flight: int = 8
+    ) -> "Mapped[Any]":
         """The answers for each of `xs`, in order, produced as they are asked for.
 
         Parameters
@@ -101,7 +157,7 @@ class Model(Asked[P, R]):
         A method of the target has the name of a method of `Model`.
     """
 
-    __slots__ = ("__weakref__", "_executor", "_name", "_options", "_training")
+    __slots__ = ("__weakref__",)
 
     def __init__(
         self,
@@ -115,94 +171,26 @@ class Model(Asked[P, R]):
         local = importlib.import_module("maas.executors.local")
         chosen = model_name(target) if name is None else name
         if NAME.fullmatch(chosen) is None:
-            raise ValueError(f"a model's name matches {NAME.pattern}, got {chosen!r}; give name=...")
+            raise ValueError(
+                f"a model's name matches {NAME.pattern}, got {chosen!r}; give name=..."
+            )
         backend = backend_for(target, device)
         for method in backend.methods:
-            if method != CALL and (method.startswith("_") or hasattr(Model, method) or built_in(method)):
+            if method != CALL and (
+                method.startswith("_") or hasattr(Model, method) or built_in(method)
+            ):
                 raise ValueError(
                     f"method {method!r} of {chosen!r} has the name of a method of maas.Model; "
                     "give it another one with @maas.method(name=...)"
                 )
         executor = local.LocalExecutor(backend, chosen)
         executor.refine(signature, example)
-        self._set(executor, chosen)
-
-    def _set(self, executor: Executor, name: str, options: Options = DEFAULTS, training: bool | None = None) -> None:
-        self._executor = executor
-        self._name = name
-        self._options = options
-        self._training = training
+        self._set(executor, chosen, CALL, DEFAULTS, None)
 
     @classmethod
     def over(cls, executor: Executor, name: str) -> Self:
         """A Model that asks this executor: the door for executors of one's own."""
-        model = cls.__new__(cls)
-        model._set(executor, name)
-        return model
-
-    # Asking.
-
-    def _ask(self) -> tuple["Model[..., Any]", str]:
-        return self, CALL
-
-    def _now(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        call = self._call(method, args, kwargs)
-        if _blocks_a_loop():
-            _warn_blocking(self._name)
-        if self._executor.method(method).streams:
-            return self._executor.stream(call)
-        return self._executor.run(call).value
-
-    def _call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-        context = ambient.captured()
-        if self._training is not None or self._options is not DEFAULTS:
-            context = self._context(context)
-            if context.retries and context.key is None:
-                self._check_repeatable(method)
-        return Call(self._name, method, args, kwargs, context)
-
-    def _check_repeatable(self, method: str) -> None:
-        found = self._executor.method(method)
-        if not found.pure or found.stochastic or self.training:
-            raise Unsupported(
-                f"{found.label} may be run only once a call, so it cannot be retried: declare it @maas.method(pure=True), "
-                "use eval mode, or give an idempotency key with with_options(key=...)"
-            )
-
-    def _context(self, context: Context) -> Context:
-        options = self._options
-        return attrs.evolve(
-            context,
-            training=self._training,
-            seed=options.seed,
-            deadline=None if options.timeout is None else time.monotonic() + options.timeout,
-            key=options.key,
-            priority=options.priority,
-            retries=options.retries,
-        )
-
-    def with_options(self, **changes: Any) -> Self:
-        """This model, asked otherwise: `timeout`, `retries`, `seed`, `priority`, `key` (see `maas.Options`).
-
-        Raises
-        ------
-        TypeError
-            An option that does not exist.
-        ValueError
-            A value that makes no sense.
-        """
-        try:
-            options = attrs.evolve(self._options, **changes)
-        except TypeError:
-            known = ", ".join(field.name for field in attrs.fields(Options))
-            wrong = ", ".join(sorted(changes.keys() - {field.name for field in attrs.fields(Options)}))
-            raise TypeError(f"no such option: {wrong}; known: {known}") from None
-        return self._alike(options, self._training)
-
-    def _alike(self, options: Options, training: bool | None) -> Self:
-        model = type(self).__new__(type(self))
-        model._set(self._executor, self._name, options, training)
-        return model
+        return cls.__new__(cls)._set(executor, name, CALL, DEFAULTS, None)
 
     # Mode: of this handle, not of the target.
 
@@ -214,7 +202,9 @@ class Model(Asked[P, R]):
     def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002 - as torch spells it
         """Puts this handle in train mode; other handles of the same model keep theirs."""
         if self.info.training is None:
-            raise Unsupported(f"model {self._name!r} has no train and eval mode; it is a {self.info.kind}")
+            raise Unsupported(
+                f"model {self._name!r} has no train and eval mode; it is a {self.info.kind}"
+            )
         self._training = bool(mode)
         return self
 
@@ -266,10 +256,13 @@ class Model(Asked[P, R]):
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+            raise AttributeError(
+                f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self
+            )
         methods = self.info.methods
         if name in methods:
-            return BoundMethod(self, name)
+            bound: BoundMethod[..., Any] = BoundMethod.__new__(BoundMethod)
+            return bound._set(self._executor, self._name, name, self._options, self._training)
         function = built_in(name)
         if function is None:
             raise no_method(self._name, name, methods)
@@ -285,27 +278,18 @@ class Model(Asked[P, R]):
 class BoundMethod(Asked[P, R]):
     """One method of a model, asked in the same five ways."""
 
-    __slots__ = ("_method", "_model")
-
-    def __init__(self, model: Model[..., Any], method: str) -> None:
-        self._model = model
-        self._method = method
-
-    def _ask(self) -> tuple[Model[..., Any], str]:
-        return self._model, self._method
-
-    def with_options(self, **changes: Any) -> "BoundMethod[P, R]":
-        """This method, asked otherwise; see `Model.with_options`."""
-        return BoundMethod(self._model.with_options(**changes), self._method)
+    __slots__ = ()
 
     def __repr__(self) -> str:
-        return f"<maas method {self._method!r} of {self._model!r}>"
+        return f"<maas method {self._name}.{self._method} {self._executor.where}>"
 
 
 class Mapped(Iterator[S], AsyncIterator[S]):
     """Answers in the order of their arguments, a bounded number of calls ahead."""
 
-    def __init__(self, asked: Asked[..., Any], xs: Iterable[Any], batch_size: int | None, in_flight: int) -> None:
+    def __init__(
+        self, asked: Asked[..., Any], xs: Iterable[Any], batch_size: int | None, in_flight: int
+    ) -> None:
         if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
             raise ValueError(f"batch_size wants a positive int or None, got {batch_size!r}")
         if type(in_flight) is not int or in_flight < 1:
@@ -351,11 +335,6 @@ class Mapped(Iterator[S], AsyncIterator[S]):
             self._jobs.popleft()[0].cancel()
 
 
-def _blocks_a_loop() -> bool:
-    asyncio = sys.modules.get("asyncio")
-    return asyncio is not None and asyncio._get_running_loop() is not None
-
-
 _warned = False
 
 
@@ -372,19 +351,32 @@ def _warn_blocking(name: str) -> None:
 
 # Where.
 
+
 @overload
 def connect(
-    where: str, *, like: Callable[P, R], auth: str | None = None, env: str | None = None, **options: Any
+    where: str,
+    *,
+    like: Callable[P, R],
+    auth: str | None = None,
+    env: str | None = None,
+    **options: Any,
 ) -> Model[P, R]: ...
 @overload
 def connect(
-    where: str, *, like: None = None, auth: str | None = None, env: str | None = None, **options: Any
+    where: str,
+    *,
+    like: None = None,
+    auth: str | None = None,
+    env: str | None = None,
+    **options: Any,
 ) -> Model[..., Any]: ...
 @overload
 def connect(where: Callable[P, R], *, env: str | None = None, **options: Any) -> Model[P, R]: ...
 @overload
 def connect(where: Any, *, env: str | None = None, **options: Any) -> Model[..., Any]: ...
-def connect(where: Any, *, like: Any = None, env: str | None = None, **options: Any) -> Model[..., Any]:
+def connect(
+    where: Any, *, like: Any = None, env: str | None = None, **options: Any
+) -> Model[..., Any]:
     """The model that runs at `where`; no I/O happens before its first use.
 
     Parameters
@@ -428,7 +420,9 @@ _HERE = {"name", "signature", "example", "device"}
 def _check_here(options: dict[str, Any], where: Any) -> None:
     wrong = options.keys() - _HERE
     if wrong:
-        raise TypeError(f"{', '.join(sorted(wrong))}= makes no sense for a model in this process ({where!r:.60}); drop it")
+        raise TypeError(
+            f"{', '.join(sorted(wrong))}= makes no sense for a model in this process ({where!r:.60}); drop it"
+        )
 
 
 def _refuse_options(options: dict[str, Any], what: str) -> None:
@@ -439,7 +433,9 @@ def _refuse_options(options: dict[str, Any], what: str) -> None:
 def _connect_address(where: str, options: dict[str, Any]) -> Model[..., Any]:
     scheme, colon, rest = where.partition(":")
     if not colon:
-        raise ValueError(f"{where!r} is no address; write http://host:port/model, http+unix://..., or local:module:attribute")
+        raise ValueError(
+            f"{where!r} is no address; write http://host:port/model, http+unix://..., or local:module:attribute"
+        )
     if scheme == "local":
         target = _imported(rest)
         _check_here(options, where)

@@ -56,7 +56,7 @@ __all__ = [
 
 MAX_DEPTH = 32
 MAX_NODES = 4_096
-"""Types, literals and dimensions in one signature."""
+"""Types, literals and dimensions in one signature; torch's multi_head_attention_forward has 54."""
 MAX_TEXT = 200
 """Characters of a name or of the text kept for an any."""
 SAMPLE = 64
@@ -178,6 +178,11 @@ class Schema:
         yield self
         for item in self.items:
             yield from item.walk()
+
+    @property
+    def depth(self) -> int:
+        """Types inside each other, itself included."""
+        return 1 + max((item.depth for item in self.items), default=0)
 
     @property
     def size(self) -> int:

@@ -89,7 +89,8 @@ def _read(hint: Any, above: tuple[Any, ...]) -> Schema:
         return hint
     if isinstance(hint, TensorSpec):
         return Schema("tensor", spec=hint)
-    if len(above) >= MAX_DEPTH - 1 or any(hint is outer for outer in above):
+    # One level is kept for the union with None that a default of None asks for.
+    if len(above) >= MAX_DEPTH - 2 or any(hint is outer for outer in above):
         return _unknown(hint)
     if hint is None or (isinstance(hint, type) and typing.get_origin(hint) is None):
         return _read_class(hint)
@@ -104,10 +105,8 @@ def _read_class(cls: Any) -> Schema:
     # By name: a program without torch must not load it to read its hints.
     if any(f"{base.__module__}.{base.__qualname__}" in _ARRAYS for base in cls.__mro__):
         return Schema("tensor")
-    entry = values.registered(cls.__qualname__)
-    if entry is not None and entry.cls is cls:
-        return Schema("object", name=entry.name)
-    return _unknown(cls)
+    name = values.registered_name(cls)
+    return Schema("object", name=name) if name else _unknown(cls)
 
 
 def _read_special(hint: Any, above: tuple[Any, ...]) -> Schema:
@@ -172,7 +171,7 @@ def schema_like(value: object, batch: int | None = None) -> Schema:
     A first dimension of length `batch` becomes the symbol "batch", every other
     dimension is taken as fixed. None says nothing, so it gives any.
     """
-    return _like(value, batch, MAX_DEPTH)
+    return _like(value, batch, MAX_DEPTH - 1)
 
 
 def _like(value: Any, batch: int | None, depth: int) -> Schema:
@@ -413,7 +412,11 @@ class Signature:
         required = [each.required for each in self.parameters if each.kind in KINDS[:2]]
         if required != sorted(required, reverse=True):
             raise ValueError("a parameter without a default follows one with a default")
-        size = self.returns.size + sum(each.annotation.size for each in self.parameters)
+        # What could not be read there is not made here.
+        schemas = [self.returns, *(each.annotation for each in self.parameters)]
+        if any(each.depth > MAX_DEPTH for each in schemas):
+            raise ValueError(f"a type is nested deeper than {MAX_DEPTH} levels")
+        size = sum(each.size for each in schemas)
         if size > MAX_NODES:
             raise ValueError(f"a signature has at most {MAX_NODES} types in it, got {size}")
 

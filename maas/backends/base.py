@@ -9,16 +9,31 @@ wants, and back to those the caller has.
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar, overload
 
 import attrs
 
-from maas.calls import Context
+from maas.calls import Call, Context
+from maas.limits import Limits
 from maas.signature import Signature
-from maas.values import Path
+from maas.values import Path, rebuild
 
-__all__ = ["Backend", "Border", "Declared", "Method", "backend_for", "declared", "describe_method", "method"]
+__all__ = [
+    "ITEM",
+    "RESULT",
+    "Backend",
+    "Border",
+    "Declared",
+    "Method",
+    "admit",
+    "backend_for",
+    "declared",
+    "describe_method",
+    "method",
+    "performed",
+    "release",
+]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -39,7 +54,12 @@ def method(
     *, name: str | None = None, pure: bool | None = None, stochastic: bool = False
 ) -> Callable[[F], F]: ...
 def method(
-    function: Any = None, /, *, name: str | None = None, pure: bool | None = None, stochastic: bool = False
+    function: Any = None,
+    /,
+    *,
+    name: str | None = None,
+    pure: bool | None = None,
+    stochastic: bool = False,
 ) -> Any:
     """Mark a method of a class as one that callers may call.
 
@@ -101,7 +121,9 @@ def describe_method(name: str, function: Callable[..., Any], *, exclusive: bool)
     asynchronous = inspect.iscoroutinefunction(body) or inspect.isasyncgenfunction(body)
     if asynchronous and told.stochastic:
         # The generator is the process's: nobody else may draw until the call ends, and an await lets others in.
-        raise TypeError(f"{body.__qualname__} is asynchronous; only a plain function can be stochastic")
+        raise TypeError(
+            f"{body.__qualname__} is asynchronous; only a plain function can be stochastic"
+        )
     return Method(
         name=name,
         label=body.__qualname__.rpartition("<locals>.")[2],
@@ -147,7 +169,10 @@ class Backend(Protocol):
     def border(self, context: Context, *, owned: bool) -> Border:
         """A border for one call; `owned` arguments belong to nobody else."""
 
-    def run(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def perform(self, call: Call) -> Any:
+        """What the call gives, all of it done: arrays in, `run`, arrays out."""
+
+    def run(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """The method's value; a coroutine or an iterator is returned as it is."""
 
     def set_training(self, training: bool) -> Callable[[], None]:
@@ -155,6 +180,46 @@ class Backend(Protocol):
 
     def details(self) -> dict[str, Any]:
         """Facts for `describe`, such as a module's layers with their parameters."""
+
+
+_ARGS: Path = (None, "args", 1)
+_KWARGS: Path = (None, "kwargs", 1)
+RESULT: Path = (None, "result", 1)
+ITEM: Path = (None, "item", 1)
+_LIMITS = Limits()
+
+
+def admit(backend: Backend, call: Call) -> tuple[Border, Sequence[Any], Mapping[str, Any]]:
+    """The border of a call, and its arguments past it: containers copied, arrays as the target wants them.
+
+    Raises
+    ------
+    CodecError
+        An argument that could not cross to another place, named by its path.
+    """
+    border = backend.border(call.context, owned=call.owned)
+    arrive = border.arrive
+    args = [
+        rebuild(value, (_ARGS, index, 2), arrive, _LIMITS) for index, value in enumerate(call.args)
+    ]
+    kwargs = {
+        name: rebuild(value, (_KWARGS, name, 2), arrive, _LIMITS)
+        for name, value in call.kwargs.items()
+    }
+    return border, args, kwargs
+
+
+def release(value: Any, path: Path, border: Border) -> Any:
+    """A value that leaves past the border; raises as `admit` does."""
+    return rebuild(value, path, border.leave, _LIMITS)
+
+
+def performed(backend: Backend, call: Call) -> Any:
+    """`Backend.perform` for any call."""
+    border, args, kwargs = admit(backend, call)
+    value = backend.run(call.method, args, kwargs)
+    border.settle()
+    return release(value, RESULT, border)
 
 
 _BACKENDS = {

@@ -7,12 +7,12 @@ function's only where they share memory with an argument.
 
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from maas import tensors
-from maas.backends.base import Border, declared, describe_method
-from maas.calls import CALL, Context
+from maas.backends.base import Border, declared, describe_method, performed
+from maas.calls import CALL, Call, Context
 from maas.errors import MutationWarning
 from maas.values import Path, render
 
@@ -89,18 +89,25 @@ class PythonObject:
             raise TypeError(f"device={device!r} is for torch modules; {target!r:.80} is none")
         self._functions = dict(_functions(target))
         if not self._functions:
-            raise TypeError(f"{target!r:.80} is not callable and marks no method with @maas.method; nothing can be called")
+            raise TypeError(
+                f"{target!r:.80} is not callable and marks no method with @maas.method; nothing can be called"
+            )
         self.kind = "function" if inspect.isroutine(target) else "object"
         exclusive = self.kind == "object"
         self.methods = {
-            name: describe_method(name, function, exclusive=exclusive) for name, function in self._functions.items()
+            name: describe_method(name, function, exclusive=exclusive)
+            for name, function in self._functions.items()
         }
 
     def border(self, context: Context, *, owned: bool) -> Border:
         """A border for one call."""
         return ObjectBorder(context, owned=owned, stateful=self.kind == "object")
 
-    def run(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def perform(self, call: Call) -> Any:
+        """What the call gives."""
+        return performed(self, call)
+
+    def run(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """The function's value; coroutines and iterators are returned as they are."""
         return self._functions[name](*args, **kwargs)
 
@@ -115,7 +122,9 @@ class PythonObject:
 
 def _functions(target: Any) -> list[tuple[str, Callable[..., Any]]]:
     if isinstance(target, type):
-        raise TypeError(f"{target.__name__} is a class; wrap an instance of it, maas.Model({target.__name__}(...))")
+        raise TypeError(
+            f"{target.__name__} is a class; wrap an instance of it, maas.Model({target.__name__}(...))"
+        )
     if inspect.isroutine(target):
         return [(CALL, target)]
     found: list[tuple[str, Callable[..., Any]]] = [(CALL, target)] if callable(target) else []

@@ -20,7 +20,17 @@ from maas.errors import CodecError
 from maas.signature import Signature
 from maas.wire import Failure
 
-__all__ = ["END", "Executor", "Job", "ModelInfo", "Stream", "executor_for", "finish", "in_loop", "no_method"]
+__all__ = [
+    "END",
+    "Executor",
+    "Job",
+    "ModelInfo",
+    "Stream",
+    "executor_for",
+    "finish",
+    "in_loop",
+    "no_method",
+]
 
 T = TypeVar("T")
 
@@ -58,7 +68,9 @@ class ModelInfo:
             attrs.asdict(method, recurse=False) | {"signature": method.signature.to_data()}
             for method in self.methods.values()
         ]
-        plain = attrs.asdict(self, recurse=False, filter=lambda field, _value: field.name not in ("where", "methods"))
+        plain = attrs.asdict(
+            self, recurse=False, filter=lambda field, _value: field.name not in ("where", "methods")
+        )
         return plain | {"methods": methods}
 
     @classmethod
@@ -257,13 +269,19 @@ class Executor(Protocol):
         """What the model says about itself; a remote one is asked at the first use."""
 
     def run(self, call: Call) -> Result:
-        """The answer, waited for on the caller's thread; raises what the model raised."""
+        """The answer, waited for on the caller's thread; raises what the model raised.
+
+        The value of a method that streams is its `Stream`.
+        """
 
     def submit(self, call: Call) -> Job[Any]:
         """The answer, later."""
 
     def stream(self, call: Call) -> Stream[Any]:
         """The items of a method that streams."""
+
+    def expect(self, signature: Signature, name: str) -> None:
+        """What the caller takes the model to be; raises `SignatureError`, at the first use at the latest."""
 
     def ready(self, timeout: float | None) -> None:
         """Returns once calls will be taken; raises `NotReady` or `DeadlineExceeded`."""

@@ -11,19 +11,18 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
 import attrs
 
-from maas import ambient, values
-from maas.backends.base import Backend, Border, Method
+from maas import ambient
+from maas.backends.base import ITEM, RESULT, Backend, Border, Method, admit, release
 from maas.calls import CALL, Call, Context, Info, Result
 from maas.errors import Cancelled, DeadlineExceeded, ForkError, SignatureError, Unsupported
 from maas.executors.base import END, Job, ModelInfo, Stream, finish, no_method
 from maas.executors.modes import ModeGate
 from maas.failures import presentable
-from maas.limits import Limits
 from maas.loops import LoopThread
 from maas.signature import Signature
 from maas.versions import versions
@@ -34,11 +33,8 @@ __all__ = ["LocalExecutor"]
 T = TypeVar("T")
 
 _THREADS = min(8, (os.cpu_count() or 1) + 4)
-_ARGS: values.Path = (None, "args", 1)
-_KWARGS: values.Path = (None, "kwargs", 1)
-_RESULT: values.Path = (None, "result", 1)
-_ITEM: values.Path = (None, "item", 1)
-_LIMITS = Limits()
+_UNTIMED = Info()
+_NOTHING_DRAWN = ambient.Drawn()
 
 _coroutines = LoopThread("maas-models")
 """Where every model's coroutines run; apart from the loop of connections, which they must not hold up."""
@@ -64,12 +60,18 @@ class LocalExecutor:
 
         The example runs in eval mode under a forked generator, so that it leaves no trace in a module.
         """
+        if signature is None and example is None:
+            return
         method = self.method(CALL)
         if example is not None:
             args = example if type(example) is tuple else (example,)
-            context = Context(grad=False, training=False if self._backend.training is not None else None, seed=0)
+            context = Context(
+                grad=False, training=False if self._backend.training is not None else None, seed=0
+            )
             result = self.run(Call(self._name, CALL, args, context=context))
-            signature = Signature.from_example(args, {}, result.value, signature or method.signature)
+            signature = Signature.from_example(
+                args, {}, result.value, signature or method.signature
+            )
         if signature is not None:
             self._methods[CALL] = attrs.evolve(method, signature=signature)
 
@@ -92,6 +94,12 @@ class LocalExecutor:
             raise no_method(self._name, name, self._methods)
         return found
 
+    def expect(self, signature: Signature, name: str) -> None:
+        """Raises `SignatureError` where this model is not like `name`."""
+        differences = signature.difference(self.method(CALL).signature)
+        if differences:
+            raise SignatureError(f"{self._name} is not like {name}(): {'; '.join(differences)}")
+
     def ready(self, timeout: float | None) -> None:
         """A model in this process is ready."""
 
@@ -107,13 +115,21 @@ class LocalExecutor:
 
     def run(self, call: Call) -> Result:
         """The answer, computed on this thread unless a deadline is to release it."""
-        method = self.method(call.method)
-        if call.context.deadline is None and not method.asynchronous:
-            return finish(self._execute(call, method))
+        method = self._methods.get(call.method) or self.method(call.method)
+        if method.streams:
+            return Result(self.stream(call))
+        if method.asynchronous or call.context.deadline is not None:
+            return self._waited_for(call)
+        answer = self._execute(call, method)
+        return answer if type(answer) is Result else finish(answer)
+
+    def _waited_for(self, call: Call) -> Result:
         job = self.submit(call)
         if not concurrent.futures.wait([job], call.context.remaining()).done:
             job.cancel()
-            raise DeadlineExceeded(f"{self._name} did not answer in time; what it still gives is discarded")
+            raise DeadlineExceeded(
+                f"{self._name} did not answer in time; what it still gives is discarded"
+            )
         if job.answer is None:
             raise Cancelled(f"the call to {self._name} was cancelled")
         return finish(job.answer)
@@ -139,71 +155,77 @@ class LocalExecutor:
         else:
             job.settle(self._execute(call, method, time.monotonic() - arrived))
 
-    def _execute(self, call: Call, method: Method, queued: float = 0.0) -> Result | Failure:
-        drawn = ambient.Drawn()
+    def _execute(self, call: Call, method: Method, queued: float | None = None) -> Result | Failure:
+        """Runs the call on this thread; timed only where it came through a queue, as nobody else can ask."""
+        context = call.context
+        mode = self._gate.own() if context.training is None else context.training
+        draws = method.stochastic or context.seed is not None or mode is True
+        drawn = ambient.Drawn() if draws else _NOTHING_DRAWN
+        started = 0.0 if queued is None else time.perf_counter()
         try:
-            border, args, kwargs = self._admit(call, method)
-            started = time.perf_counter()
-            value = self.surrounded(
-                call.context, method, lambda: self._backend.run(call.method, args, kwargs), drawn
-            )
-            seconds = time.perf_counter() - started
-            value = self._release(value, border)
+            method.signature.check(call.args, call.kwargs, method.label)
+            self._gate.enter(mode, context, exclusive=draws or method.exclusive)
+            try:
+                if draws or not ambient.in_force(context):
+                    with self._surroundings(context, draws, drawn):
+                        value = self._backend.perform(call)
+                else:
+                    value = self._backend.perform(call)
+            finally:
+                self._gate.leave()
         except BaseException as error:  # noqa: BLE001 - the model's, whatever it is
             return Failure(self.presentable(error), drawn.state)
-        info = Info(device=self._backend.device, queue_seconds=queued, compute_seconds=seconds)
-        return Result(value, info, drawn.state)
+        return Result(
+            value, _UNTIMED if queued is None else self._timed(queued, started), drawn.state
+        )
+
+    def _timed(self, queued: float, started: float) -> Info:
+        seconds = time.perf_counter() - started
+        return Info(device=self._backend.device, queue_seconds=queued, compute_seconds=seconds)
+
+    @contextlib.contextmanager
+    def _surroundings(self, context: Context, draws: bool, drawn: ambient.Drawn) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(ambient.applied(context))
+            if draws:
+                stack.enter_context(ambient.stochastic(context, drawn))
+            yield
 
     def presentable(self, error: BaseException) -> Exception:
         """The error as callers see it; see `failures.presentable`."""
-        if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+        if (
+            isinstance(error, KeyboardInterrupt)
+            and threading.current_thread() is threading.main_thread()
+        ):
             # A person pressed Ctrl-C during a call on the main thread; no server runs models there.
             raise error
         return presentable(error)
 
-    def _admit(self, call: Call, method: Method) -> tuple[Border, tuple[Any, ...], Mapping[str, Any]]:
-        method.signature.check(call.args, call.kwargs, method.label)
-        border = self._backend.border(call.context, owned=call.owned)
-        args = tuple(
-            values.rebuild(value, (_ARGS, index, 2), border.arrive, _LIMITS) for index, value in enumerate(call.args)
-        )
-        kwargs = call.kwargs and {
-            name: values.rebuild(value, (_KWARGS, name, 2), border.arrive, _LIMITS)
-            for name, value in call.kwargs.items()
-        }
-        return border, args, kwargs
-
-    def _release(self, value: Any, border: Border) -> Any:
-        border.settle()
-        return values.rebuild(value, _RESULT, border.leave, _LIMITS)
-
-    def surrounded(self, context: Context, method: Method, work: Callable[[], T], drawn: ambient.Drawn) -> T:
-        """What `work` gives, run with the call's mode, grad mode, autocast and generator in force."""
+    def step(
+        self, context: Context, method: Method, drawn: ambient.Drawn, work: Callable[[], T]
+    ) -> T:
+        """What one step of a generator gives, with the call's mode, context and generator in force."""
+        mode = self._gate.own() if context.training is None else context.training
         draws = self._draws(context, method)
-        self._gate.enter(context, exclusive=draws or method.exclusive)
+        self._gate.enter(mode, context, exclusive=draws or method.exclusive)
         try:
-            if not draws and ambient.in_force(context):
-                return work()
-            with contextlib.ExitStack() as stack:
-                stack.enter_context(ambient.applied(context))
-                if draws:
-                    stack.enter_context(ambient.stochastic(context, drawn))
+            with self._surroundings(context, draws, drawn):
                 return work()
         finally:
             self._gate.leave()
 
     def _draws(self, context: Context, method: Method) -> bool:
-        if method.stochastic or context.seed is not None:
-            return True
-        training = self._backend.training if context.training is None else context.training
-        return bool(training and self._backend.training is not None)
+        mode = self._gate.own() if context.training is None else context.training
+        return method.stochastic or context.seed is not None or mode is True
 
     # Threads.
 
     def lane(self, call: Call, method: Method) -> concurrent.futures.ThreadPoolExecutor:
         """The threads for this call: a single one where the order of calls decides what they draw or change."""
         if self._pid != os.getpid():
-            raise ForkError(f"model {self._name!r} was used before fork(), and its threads stayed behind; wrap it anew")
+            raise ForkError(
+                f"model {self._name!r} was used before fork(), and its threads stayed behind; wrap it anew"
+            )
         if self._closed:
             raise Unsupported(f"model {self._name!r} is closed")
         serial = method.exclusive or self._draws(call.context, method)
@@ -211,7 +233,9 @@ class LocalExecutor:
         with self._lock:
             if name not in self._lanes:
                 workers = 1 if serial else _THREADS
-                self._lanes[name] = concurrent.futures.ThreadPoolExecutor(workers, f"maas-{self._name}-{name}")
+                self._lanes[name] = concurrent.futures.ThreadPoolExecutor(
+                    workers, f"maas-{self._name}-{name}"
+                )
             return self._lanes[name]
 
     # Coroutines.
@@ -223,17 +247,18 @@ class LocalExecutor:
         return job
 
     async def _await(self, job: Job[Any], call: Call, method: Method) -> None:
+        started = time.perf_counter()
         try:
-            border, args, kwargs = self._admit(call, method)
-            started = time.perf_counter()
+            method.signature.check(call.args, call.kwargs, method.label)
+            border, args, kwargs = admit(self._backend, call)
             running: Coroutine[Any, Any, Any] = self._backend.run(call.method, args, kwargs)
             value = await ambient.stepwise(running, call.context)
-            seconds = time.perf_counter() - started
-            value = self._release(value, border)
+            border.settle()
+            value = release(value, RESULT, border)
         except BaseException as error:  # noqa: BLE001 - the model's, whatever it is
             job.settle(Failure(presentable(error)))
         else:
-            job.settle(Result(value, Info(compute_seconds=seconds)))
+            job.settle(Result(value, self._timed(0.0, started)))
 
     # Streams.
 
@@ -242,14 +267,17 @@ class LocalExecutor:
         method = self.method(call.method)
         if not method.streams:
             raise SignatureError(f"{self._name} gives one value, not a stream; call it")
-        border, args, kwargs = self._admit(call, method)
+        method.signature.check(call.args, call.kwargs, method.label)
+        border, args, kwargs = admit(self._backend, call)
         source = self._backend.run(call.method, args, kwargs)
         kind = _AsyncGeneratorStream if method.asynchronous else _GeneratorStream
         return kind(self, call, method, source, border)
 
 
 class _LocalStream(Stream[Any]):
-    def __init__(self, executor: LocalExecutor, call: Call, method: Method, source: Any, border: Border) -> None:
+    def __init__(
+        self, executor: LocalExecutor, call: Call, method: Method, source: Any, border: Border
+    ) -> None:
         self._executor = executor
         self._call = call
         self._method = method
@@ -260,7 +288,7 @@ class _LocalStream(Stream[Any]):
         self.rng: bytes | None = None
 
     def _pass(self, item: Any) -> Any:
-        return values.rebuild(item, _ITEM, self._border.leave, _LIMITS)
+        return release(item, ITEM, self._border)
 
     def _finish(self) -> Any:
         self._ended = True
@@ -276,7 +304,9 @@ class _LocalStream(Stream[Any]):
 class _GeneratorStream(_LocalStream):
     """Over a generator: its steps run on the caller's thread, or on a compute thread for async code."""
 
-    def __init__(self, executor: LocalExecutor, call: Call, method: Method, source: Any, border: Border) -> None:
+    def __init__(
+        self, executor: LocalExecutor, call: Call, method: Method, source: Any, border: Border
+    ) -> None:
         super().__init__(executor, call, method, source, border)
         self._stepping = threading.Lock()
 
@@ -296,13 +326,15 @@ class _GeneratorStream(_LocalStream):
         drawn = ambient.Drawn(self.rng)
         started = time.perf_counter()
         try:
-            return self._executor.surrounded(self._call.context, self._method, work, drawn)
+            return self._executor.step(self._call.context, self._method, drawn, work)
         finally:
             self._seconds += time.perf_counter() - started
             if drawn.state is not None:
                 # The next step goes on drawing where this one stopped.
                 self.rng = drawn.state
-                self._call = attrs.evolve(self._call, context=attrs.evolve(self._call.context, rng=drawn.state))
+                self._call = attrs.evolve(
+                    self._call, context=attrs.evolve(self._call.context, rng=drawn.state)
+                )
 
     def _pull(self) -> concurrent.futures.Future[Any]:
         return self._executor.lane(self._call, self._method).submit(self._step)

@@ -18,44 +18,47 @@ class ModeGate:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._inside = 0
         self._mode: bool | None = None
-        self._own: bool | None = None
         self._exclusive = False
+        self._own: bool | None = None
         self._restore: Callable[[], None] | None = None
 
-    def enter(self, context: Context, *, exclusive: bool) -> None:
-        """Waits until this call may run, and puts its mode in force.
+    def own(self) -> bool | None:
+        """The target's own mode, also while a call holds it in the other one."""
+        return self._backend.training if self._own is None else self._own
+
+    def enter(self, mode: bool | None, context: Context, *, exclusive: bool) -> None:
+        """Waits until this call may run, and puts `mode` in force.
 
         Raises
         ------
         DeadlineExceeded
             The call's deadline passed while it waited.
         """
-        with self._changed:
-            while self._inside and (exclusive or self._exclusive or self._mode != self._wanted(context)):
+        with self._lock:
+            while self._inside and (exclusive or self._exclusive or self._mode is not mode):
                 self._changed.wait(context.remaining())
             if not self._inside:
-                self._begin(context.training)
+                self._mode = mode
                 self._exclusive = exclusive
+                if mode is not self._backend.training:
+                    self._switch(mode)
             self._inside += 1
 
-    def _wanted(self, context: Context) -> bool | None:
-        return self._own if context.training is None else context.training
-
-    def _begin(self, training: bool | None) -> None:
-        self._own = self._backend.training
-        self._mode = self._own if training is None else training
-        if self._mode != self._own and self._mode is not None and self._own is not None:
-            self._restore = self._backend.set_training(self._mode)
+    def _switch(self, mode: bool | None) -> None:
+        if mode is not None and self._backend.training is not None:
+            self._own = self._backend.training
+            self._restore = self._backend.set_training(mode)
 
     def leave(self) -> None:
         """The call has run; the last one out sets the target's own mode back."""
-        with self._changed:
+        with self._lock:
             self._inside -= 1
-            if self._inside == 0:
+            if not self._inside:
                 if self._restore is not None:
                     self._restore()
-                    self._restore = None
+                    self._restore = self._own = None
                 self._changed.notify_all()

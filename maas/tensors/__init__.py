@@ -19,11 +19,13 @@ from types import ModuleType
 from typing import Any
 
 import attrs
+import numpy as np
 
 from maas.errors import CodecError
 
 __all__ = [
     "CHANNELS_LAST",
+    "CLAIMED",
     "DTYPES",
     "GRAD",
     "MAX_RANK",
@@ -84,15 +86,21 @@ class RawTensor:
     def __attrs_post_init__(self) -> None:
         if self.dtype not in DTYPES:
             raise ValueError(f"RawTensor wants a dtype of {sorted(DTYPES)}, got {self.dtype!r}")
-        if type(self.shape) is not tuple or any(type(size) is not int or size < 0 for size in self.shape):
+        if type(self.shape) is not tuple or any(
+            type(size) is not int or size < 0 for size in self.shape
+        ):
             raise ValueError(f"RawTensor wants a shape of ints from 0, got {self.shape!r}")
         wanted = math.prod(self.shape) * DTYPES[self.dtype]
         if len(self.data) != wanted:
-            raise ValueError(f"RawTensor {self.dtype}{list(self.shape)} wants {wanted} bytes, got {len(self.data)}")
+            raise ValueError(
+                f"RawTensor {self.dtype}{list(self.shape)} wants {wanted} bytes, "
+                f"got {len(self.data)}"
+            )
 
 
 _ADAPTERS = {"numpy": "maas.tensors.numpy_arrays", "torch": "maas.tensors.torch_tensors"}
-_CLAIMED: dict[type, ModuleType] = {}
+CLAIMED: dict[type, ModuleType] = {}
+"""Types of arrays met so far, with their adapters; `adapter_for` finds those not met yet."""
 
 
 @functools.cache
@@ -106,18 +114,18 @@ def adapter(framework: str) -> ModuleType | None:
     if importlib.util.find_spec(framework) is None:
         return None
     found = importlib.import_module(_ADAPTERS[framework])
-    _CLAIMED.update(dict.fromkeys(found.TYPES, found))
+    CLAIMED.update(dict.fromkeys(found.TYPES, found))
     return found
 
 
 def adapter_for(kind: type) -> ModuleType | None:
     """The adapter that claims exactly this type, or None when it is no array of ours."""
-    found = _CLAIMED.get(kind)
+    found = CLAIMED.get(kind)
     if found is None:
         root = kind.__module__.partition(".")[0]
         # A framework whose type we hold is loaded already: this import costs only the adapter.
         if root in _ADAPTERS and adapter(root) is not None:
-            found = _CLAIMED.get(kind)
+            found = CLAIMED.get(kind)
     return found
 
 
@@ -126,7 +134,7 @@ def facts(value: object) -> tuple[str, tuple[int, ...]] | None:
     kind = type(value)
     if kind is RawTensor:
         return value.dtype, value.shape  # type: ignore[attr-defined]
-    found = _CLAIMED.get(kind) or adapter_for(kind)
+    found = CLAIMED.get(kind) or adapter_for(kind)
     if found is None:
         return None
     return found.facts(value)  # type: ignore[no-any-return]
@@ -140,7 +148,9 @@ def dtype_name(value: object) -> str:
     return found[0]
 
 
-def restore(tag: str, dtype: str, shape: Sequence[int], flags: Sequence[str], data: memoryview) -> Any:
+def restore(
+    tag: str, dtype: str, shape: Sequence[int], flags: Sequence[str], data: memoryview
+) -> Any:
     """An array over `data`, uncopied, in the framework that `tag` names or the nearest one here.
 
     `data` is writable and holds exactly the bytes of that dtype and shape; `wire` has checked it.
@@ -152,11 +162,12 @@ def restore(tag: str, dtype: str, shape: Sequence[int], flags: Sequence[str], da
         if found is not None and found.knows(dtype):
             return found.restore(dtype, shape, flags, data)
     if CHANNELS_LAST in flags:
-        data = numpy_arrays.in_c_order(DTYPES[dtype], shape, data)
+        stored = np.frombuffer(data, f"V{DTYPES[dtype]}").reshape(shape[0], *shape[2:], shape[1])
+        return RawTensor(dtype, tuple(shape), np.moveaxis(stored, -1, 1).tobytes())
     return RawTensor(dtype, tuple(shape), bytes(data))
 
 
 def _check_booleans(data: memoryview) -> None:
     # A byte other than 0 and 1 in a bool tensor is undefined behaviour in every framework.
-    if not numpy_arrays.holds_booleans(data):
+    if len(data) and np.frombuffer(data, np.uint8).max() > 1:
         raise CodecError("a bool tensor holds bytes other than 0 and 1")

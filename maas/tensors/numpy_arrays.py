@@ -3,6 +3,7 @@
 bfloat16 and the float8 family exist in NumPy where the `ml_dtypes` package is installed.
 """
 
+import functools
 import importlib
 import importlib.util
 import sys
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from maas.errors import CodecError
-from maas.tensors import DTYPES, Described
+from maas.tensors import CHANNELS_LAST, DTYPES, Described
 
 __all__ = [
     "TYPES",
@@ -38,19 +39,25 @@ _NATIVE = {
 _NAMES = {dtype: name for name, dtype in _NATIVE.items()}
 
 
+@functools.cache
 def _dtype(name: str) -> np.dtype[Any] | None:
     found = _NATIVE.get(name)
     if found is None and importlib.util.find_spec("ml_dtypes") is not None:
         extension = getattr(importlib.import_module("ml_dtypes"), name, None)
         if extension is not None:
-            found = _NATIVE[name] = np.dtype(extension)
+            found = np.dtype(extension)
             _NAMES[found] = name
     return found
 
 
 def _name(dtype: np.dtype[Any]) -> str | None:
     found = _NAMES.get(dtype)
-    if found is None and "ml_dtypes" in sys.modules and dtype.name in DTYPES and _dtype(dtype.name) == dtype:
+    if (
+        found is None
+        and "ml_dtypes" in sys.modules
+        and dtype.name in DTYPES
+        and _dtype(dtype.name) == dtype
+    ):
         found = dtype.name
     return found
 
@@ -78,8 +85,12 @@ def describe(array: np.ndarray[Any, Any]) -> Described:
         if array.dtype == object:
             raise CodecError("a NumPy array of dtype object cannot cross; send a list")
         if not array.dtype.isnative:
-            raise CodecError("a big-endian NumPy array cannot cross; use .astype(a.dtype.newbyteorder('='))")
-        raise CodecError(f"NumPy dtype {array.dtype} cannot cross; those that can: {', '.join(DTYPES)}")
+            raise CodecError(
+                "a big-endian NumPy array cannot cross; use .astype(a.dtype.newbyteorder('='))"
+            )
+        raise CodecError(
+            f"NumPy dtype {array.dtype} cannot cross; those that can: {', '.join(DTYPES)}"
+        )
     return Described("$array", name, array.shape)
 
 
@@ -96,9 +107,14 @@ def contents(array: np.ndarray[Any, Any], _flags: Sequence[str]) -> memoryview:
     return flat.view(np.uint8).data
 
 
-def restore(dtype: str, shape: Sequence[int], _flags: Sequence[str], data: memoryview) -> np.ndarray[Any, Any]:
-    """An array over `data`, uncopied."""
-    return np.frombuffer(data, dtype=_dtype(dtype)).reshape(shape)
+def restore(
+    dtype: str, shape: Sequence[int], flags: Sequence[str], data: memoryview
+) -> np.ndarray[Any, Any]:
+    """An array over `data`, uncopied; `channels_last` of a torch tensor becomes strides."""
+    flat = np.frombuffer(data, dtype=_dtype(dtype))
+    if CHANNELS_LAST in flags:
+        return np.moveaxis(flat.reshape(shape[0], *shape[2:], shape[1]), -1, 1)
+    return flat.reshape(shape)
 
 
 def span(array: np.ndarray[Any, Any]) -> tuple[int, int]:

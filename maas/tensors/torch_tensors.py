@@ -6,12 +6,14 @@ the float8 family and complex32, and `tolist()` quiets signalling NaNs.
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from maas.errors import CodecError
 from maas.tensors import CHANNELS_LAST, DTYPES, GRAD, Described
 
 __all__ = [
+    "SIZE",
     "TYPES",
     "contents",
     "contiguous",
@@ -26,9 +28,17 @@ __all__ = [
 ]
 
 TYPES: tuple[type, ...] = (torch.Tensor, torch.nn.Parameter)
+SIZE = torch.Size
 
 _DTYPES = {name: getattr(torch, name) for name in DTYPES if hasattr(torch, name)}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+_VIEWED = {
+    "bfloat16",
+    "complex32",
+    *(name for name in DTYPES if name.startswith(("float8", "float4"))),
+}
+_WIDTHS = {1: "uint8", 2: "int16", 4: "int32"}
+_CARRIERS = {name: np.dtype(_WIDTHS[DTYPES[name]] if name in _VIEWED else name) for name in _DTYPES}
 _DENSE = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
@@ -51,7 +61,12 @@ def describe(tensor: torch.Tensor) -> Described:
         Sparse, nested, quantised and meta tensors, and dtypes off the allow-list.
     """
     name = _NAMES.get(tensor.dtype)
-    if name is None or tensor.layout is not torch.strided or tensor.is_nested or tensor.device.type == "meta":
+    if (
+        name is None
+        or tensor.layout is not torch.strided
+        or tensor.is_nested
+        or tensor.device.type == "meta"
+    ):
         raise CodecError(_why_not(tensor))
     flags = [GRAD] if tensor.requires_grad else []
     if _is_channels_last(tensor):
@@ -65,7 +80,8 @@ def _why_not(tensor: torch.Tensor) -> str:
     if tensor.is_nested:
         return "a nested tensor cannot cross; send a list of tensors, or .to_padded_tensor(0)"
     if tensor.layout is not torch.strided:
-        return f"a tensor of layout {tensor.layout} cannot cross; send .to_dense(), or its indices and values"
+        layout = tensor.layout
+        return f"a tensor of layout {layout} cannot cross; send .to_dense(), or indices and values"
     if tensor.device.type == "meta":
         return "a meta tensor has no data to send"
     return f"torch dtype {tensor.dtype} cannot cross; those that can: {', '.join(DTYPES)}"
@@ -73,7 +89,11 @@ def _why_not(tensor: torch.Tensor) -> str:
 
 def _is_channels_last(tensor: torch.Tensor) -> bool:
     dense = _DENSE.get(tensor.dim())
-    return dense is not None and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=dense)
+    return (
+        dense is not None
+        and not tensor.is_contiguous()
+        and tensor.is_contiguous(memory_format=dense)
+    )
 
 
 def contiguous(tensor: torch.Tensor) -> torch.Tensor:
@@ -100,11 +120,15 @@ def contents(tensor: torch.Tensor, flags: Sequence[str]) -> memoryview:
     if plain.dtype is torch.complex32:
         # torch warns at every copy of a complex32 tensor; its pairs of halves are plain data.
         plain = torch.view_as_real(plain)
-    plain = plain.cpu().contiguous().reshape(-1)
-    return plain.view(torch.uint8).numpy().data
+    plain = plain.cpu().contiguous()
+    # Not reshape(-1): a dimension of 1 may have any stride and be contiguous, and keeps that stride.
+    flat = plain.as_strided((plain.numel(),), (1,))
+    return flat.view(torch.uint8).numpy().data
 
 
-def restore(dtype: str, shape: Sequence[int], flags: Sequence[str], data: memoryview) -> torch.Tensor:
+def restore(
+    dtype: str, shape: Sequence[int], flags: Sequence[str], data: memoryview
+) -> torch.Tensor:
     """A tensor over `data`, uncopied; a leaf that requires grad where the flag says so."""
     if CHANNELS_LAST in flags:
         stored = [shape[0], *shape[2:], shape[1]]
@@ -115,13 +139,13 @@ def restore(dtype: str, shape: Sequence[int], flags: Sequence[str], data: memory
 
 
 def _over(dtype: str, shape: Sequence[int], data: memoryview) -> torch.Tensor:
-    if not len(data):
-        return torch.empty(shape, dtype=_DTYPES[dtype])
-    return torch.frombuffer(data, dtype=_DTYPES[dtype]).view(shape)
+    # By way of NumPy: half the time of `torch.frombuffer(...).view(shape)`, and empty ones pass.
+    tensor = torch.from_numpy(np.ndarray(shape, _CARRIERS[dtype], data))
+    return tensor.view(_DTYPES[dtype]) if dtype in _VIEWED else tensor
 
 
 def span(tensor: torch.Tensor) -> tuple[int, int]:
-    """First and past-the-last address of the storage under the tensor, of which it may be a small view."""
+    """First and past-the-last address of the storage under the tensor, often a small view of it."""
     storage = tensor.untyped_storage()
     start = storage.data_ptr()
     return start, start + storage.nbytes()

@@ -1,0 +1,47 @@
+# Needs make and Python 3.11 or newer; everything else goes into .venv.
+# `make PYTHON=python3.13 install` chooses another interpreter.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PACKAGES := maas tests $(wildcard examples benchmarks)
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test check lint types docs bench clean
+
+help:  ## list these targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */make \1\t/' | expand -t 16
+
+install: $(STAMP)  ## make .venv with everything for development
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "maas needs Python 3.11 or newer; try: make PYTHON=python3.11 $@")'
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV), which takes about a minute"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP)  ## see one model called here and over the wire
+	$(BIN)/python examples/demo.py
+
+test: $(STAMP)  ## run the quick tests
+	$(BIN)/python -m pytest
+
+check: lint types test docs  ## all that CI does
+
+lint: $(STAMP)  ## style: ruff's rules and its formatter
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(STAMP)  ## mypy --strict
+	$(BIN)/mypy $(PACKAGES)
+
+docs: $(STAMP)  ## build docs/_build/html; a warning is an error
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs docs/_build/html
+
+bench: $(STAMP)  ## run every benchmark, one after the other
+	@set -e; for bench in benchmarks/bench_*.py; do echo "== $$bench"; $(BIN)/python $$bench; done
+
+clean:  ## remove .venv and what was built
+	rm -rf $(VENV) build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis

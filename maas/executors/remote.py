@@ -1,0 +1,619 @@
+"""Elsewhere: Call -> bytes -> HTTP -> bytes -> Result, the mirror image of the server's handler.
+
+What is said to the server, and when again, is a plain generator (`_conversation`): it
+yields requests and pauses, and is given replies and errors. Two drivers of ten
+lines run it, one on the caller's thread, one on the I/O loop, so there are no two
+versions of anything. The first use learns what the server offers; the same
+`maas-digest` in every reply tells whether that still holds.
+"""
+
+import asyncio
+import concurrent.futures
+import contextlib
+import importlib
+import ipaddress
+import json
+import ssl
+import threading
+import time
+import urllib.parse
+from collections.abc import Generator, Iterator
+from typing import Any
+
+import attrs
+
+from maas import ambient, wire
+from maas.backends.base import Method
+from maas.calls import CALL, Call, Info, Result
+from maas.errors import (
+    CodecError,
+    DeadlineExceeded,
+    Error,
+    Forbidden,
+    LimitExceeded,
+    NotFound,
+    NotReady,
+    Overloaded,
+    ProtocolError,
+    SignatureError,
+    StreamInterrupted,
+    TransportError,
+    Unauthenticated,
+    Unsupported,
+    VersionMismatch,
+)
+from maas.executors.base import END, Job, ModelInfo, Stream, finish, no_method
+from maas.executors.retries import Attempts, Budget
+from maas.http import MSGPACK, Headers, Request, Response, header
+from maas.limits import Limits
+from maas.signature import Signature
+from maas.transports.base import StreamedResponse, Transport
+from maas.transports.loop import Home, run
+from maas.wire import Description, End, Failure, Item
+
+__all__ = ["RemoteExecutor", "connect_url"]
+
+_Conversation = Generator[Request | float, Response | None, Any]
+
+_DRAWING = threading.Lock()
+"""Held while torch's generator is on its way to a server and back: nobody may draw from it twice."""
+
+_BY_STATUS: dict[int, type[Error]] = {
+    kind.status: kind
+    for kind in (
+        CodecError,
+        Unauthenticated,
+        Forbidden,
+        NotFound,
+        LimitExceeded,
+        SignatureError,
+        Unsupported,
+    )
+} | {408: DeadlineExceeded, 504: DeadlineExceeded}
+_COME_BACK: dict[int, type[Overloaded] | type[NotReady]] = {429: Overloaded, 503: NotReady}
+
+
+@attrs.frozen
+class _Place:
+    """What the first use learned: where calls go, and what they may be."""
+
+    address: str
+    info: ModelInfo
+    limits: Limits
+
+
+class RemoteExecutor:
+    """Asks a model that a server answers for.
+
+    Parameters
+    ----------
+    transport : how requests get there.
+    path : path of the model, or of a server with a single model.
+    where : the place, for people.
+    auth : the key to show.
+    limits : what one message may hold, both ways; the server's own count as well.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        path: str,
+        where: str,
+        *,
+        auth: str | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        self.where = where
+        self.name = path.rstrip("/").rpartition("/")[2] or "model"
+        self._transport = transport
+        self._path = path.rstrip("/")
+        self._limits = limits or Limits()
+        key: Headers = () if auth is None else (("authorization", f"Bearer {auth}"),)
+        self._ask_headers: Headers = (("accept", MSGPACK), *key)
+        self._call_headers: Headers = (*self._ask_headers, ("content-type", MSGPACK))
+        self._budget = Budget()
+        self._home = Home()
+        self._place: _Place | None = None
+        self._digest: str | None = None
+        self._expected: tuple[Signature, str] | None = None
+        self._negotiating: asyncio.Lock | None = None
+        self._serial: concurrent.futures.ThreadPoolExecutor | None = None
+
+    # The conversation: no I/O in it.
+
+    def _conversation(self, call: Call) -> _Conversation:
+        place = yield from self._introduced()
+        method = self._checked(place, call)
+        request = self._request(place, call)
+        context = call.context
+        self._budget.earn()
+        attempts = Attempts(
+            context.retries, method.pure or context.key is not None, context.deadline, self._budget
+        )
+        while True:
+            try:
+                reply = yield request
+                answer = self._read(reply)
+                error = answer.error if isinstance(answer, Failure) else None
+            except TransportError as broken:
+                error = broken
+            if error is None or not isinstance(error, TransportError | Overloaded | NotReady):
+                return answer
+            pause = attempts.pause_after(error)
+            if pause is None:
+                raise error
+            yield pause
+            if context.deadline is not None:
+                # What is left has changed, and travels in the message.
+                request = self._request(place, call)
+
+    def _introduced(self) -> _Conversation:
+        if self._place is not None:
+            return self._place
+        reply = yield Request("GET", f"{self._path}/", self._ask_headers)
+        self._place = self._learn(self._message(reply))
+        return self._place
+
+    def _learn(self, message: Any) -> _Place:
+        if isinstance(message, Failure):
+            raise message.error
+        if not isinstance(message, Description):
+            raise ProtocolError(f"{self.where} does not describe itself", answered=True)
+        data = message.data
+        _check_protocol(data.get("protocol"), self.where)
+        models, model = data.get("models"), data.get("model")
+        if type(models) is not dict or type(model) is not str:
+            raise ProtocolError(f"{self.where} describes itself without models", answered=True)
+        address = self._path
+        if not model:
+            if len(models) != 1:
+                raise NotFound(
+                    f"{self.where} serves {len(models)} models; connect to one: {', '.join(sorted(models))}"
+                )
+            (model,) = models
+            address = f"{self._path}/{model}"
+        info = ModelInfo.from_data(models.get(model), self.where)
+        self._check_expected(info)
+        self.name = model
+        return _Place(address, info, _smaller(self._limits, info.limits))
+
+    def _check_expected(self, info: ModelInfo) -> None:
+        if self._expected is None:
+            return
+        signature, name = self._expected
+        there = info.methods.get(CALL)
+        differences = (
+            ["it cannot be called itself"]
+            if there is None
+            else signature.difference(there.signature)
+        )
+        if differences:
+            raise SignatureError(f"{self.where} is not like {name}(): {'; '.join(differences)}")
+
+    def _checked(self, place: _Place, call: Call) -> Method:
+        method = place.info.methods.get(call.method)
+        if method is None:
+            raise no_method(self.name, call.method, place.info.methods)
+        method.signature.check(call.args, call.kwargs, method.label)
+        return method
+
+    def _request(self, place: _Place, call: Call) -> Request:
+        address = place.address if call.method == CALL else f"{place.address}/{call.method}"
+        return Request("POST", address, self._call_headers, wire.encode_call(call, place.limits))
+
+    def _read(self, reply: Response | None) -> Result | Failure:
+        message = self._message(reply)
+        if not isinstance(message, Result | Failure):
+            raise ProtocolError(f"{self.where} answered a call with something else", answered=True)
+        if isinstance(message, Result):
+            return attrs.evolve(message, info=attrs.evolve(message.info, where=self.where))
+        return message
+
+    def _message(self, reply: Response | None) -> Any:
+        assert reply is not None  # noqa: S101 - pauses are answered by None, requests never
+        (body,) = reply.body  # type: ignore[misc]
+        self._notice(header(reply.headers, "maas-digest"))
+        content = (header(reply.headers, "content-type") or "").partition(";")[0]
+        if content == MSGPACK:
+            return wire.decode(body, self._limits)
+        return Failure(self._from_problem(reply, bytes(body)))
+
+    def _notice(self, digest: str | None) -> None:
+        if digest is not None and digest != self._digest:
+            if self._digest is not None:
+                # The server was replaced by another one: ask it anew before the next call.
+                self._place = None
+            self._digest = digest
+
+    def _from_problem(self, reply: Response, body: bytes) -> Error:
+        try:
+            detail = str(json.loads(body[:65_536])["detail"])[:2_000]
+        except (ValueError, TypeError, LookupError, RecursionError):
+            detail = f"{self.where} answered with status {reply.status}: {body[:200].decode('utf-8', 'replace')!r}"
+        if reply.status in _COME_BACK:
+            return _COME_BACK[reply.status](detail, _seconds(header(reply.headers, "retry-after")))
+        kind = _BY_STATUS.get(reply.status)
+        return ProtocolError(detail, sent=True, answered=True) if kind is None else kind(detail)
+
+    # The two drivers.
+
+    def _here(self, conversation: _Conversation, deadline: float | None) -> Any:
+        self._home.check(self.where)
+        outcome: Response | Exception | None = None
+        while True:
+            try:
+                step = (
+                    conversation.throw(outcome)
+                    if isinstance(outcome, Exception)
+                    else conversation.send(outcome)
+                )
+            except StopIteration as stop:
+                return stop.value
+            try:
+                outcome = (
+                    self._transport.send(step, deadline, self._limits.body)
+                    if isinstance(step, Request)
+                    else None
+                )
+                if outcome is None:
+                    time.sleep(step)  # type: ignore[arg-type]
+            except TransportError as error:
+                outcome = error
+
+    async def _there(self, conversation: _Conversation, deadline: float | None) -> Any:
+        outcome: Response | Exception | None = None
+        while True:
+            try:
+                step = (
+                    conversation.throw(outcome)
+                    if isinstance(outcome, Exception)
+                    else conversation.send(outcome)
+                )
+            except StopIteration as stop:
+                return stop.value
+            try:
+                if isinstance(step, Request):
+                    outcome = await self._transport.asend(step, deadline, self._limits.body)
+                else:
+                    outcome = await asyncio.sleep(step)
+            except TransportError as error:
+                outcome = error
+
+    # What users ask.
+
+    def describe(self) -> ModelInfo:
+        """What the server says about the model; asked once."""
+        return self._known().info
+
+    def _known(self) -> _Place:
+        place = self._place
+        if place is None:
+            place = self._here(self._introduced(), None)
+        return place
+
+    def method(self, name: str) -> Method:
+        """The method of that name; AttributeError where the server has none."""
+        methods = self._known().info.methods
+        found = methods.get(name)
+        if found is None:
+            raise no_method(self.name, name, methods)
+        return found
+
+    def expect(self, signature: Signature, name: str) -> None:
+        """What `connect(url, like=...)` wants to find there."""
+        self._expected = (signature, name)
+        if self._place is not None:
+            self._check_expected(self._place.info)
+
+    def run(self, call: Call) -> Result:
+        """The answer, waited for on this thread."""
+        if self.method(call.method).streams:
+            return Result(self.stream(call))
+        if not self._draws(call):
+            return finish(self._here(self._conversation(call), call.context.deadline))
+        with self._with_generator(call) as lent:
+            answer = self._here(self._conversation(lent), call.context.deadline)
+            _take_back(answer.rng)
+        return finish(answer)
+
+    def _draws(self, call: Call) -> bool:
+        if call.context.seed is not None or call.context.rng is not None:
+            return False
+        method = self.method(call.method)
+        info = self._known().info
+        training = info.training if call.context.training is None else call.context.training
+        return bool(method.stochastic or (training and info.training is not None))
+
+    @contextlib.contextmanager
+    def _with_generator(self, call: Call) -> Iterator[Call]:
+        with _DRAWING:
+            yield attrs.evolve(
+                call, context=attrs.evolve(call.context, rng=ambient.generator_state())
+            )
+
+    def submit(self, call: Call) -> Job[Any]:
+        """The answer, later, from the I/O loop."""
+        self._home.check(self.where)
+        if self._place is not None and self.method(call.method).streams:
+            raise Unsupported(f"{self.name} streams its items; use .stream(...) or a for loop")
+        task: concurrent.futures.Future[None] | None = None
+        job: Job[Any] = Job(on_cancel=lambda: task is not None and task.cancel())
+        task = run(self._answer(job, call))
+        return job
+
+    async def _answer(self, job: Job[Any], call: Call) -> None:
+        try:
+            await self._introduce(call.context.deadline)
+            if self._draws(call):
+                loop = asyncio.get_running_loop()
+                job.settle(await loop.run_in_executor(self._one_thread(), self._settled, call))
+            else:
+                job.settle(await self._there(self._conversation(call), call.context.deadline))
+        except Exception as error:  # noqa: BLE001 - the job's to raise
+            job.settle(Failure(error))
+
+    async def _introduce(self, deadline: float | None) -> None:
+        if self._place is None:
+            # One at a time and in order: draws of the first calls keep the order of their submission.
+            self._negotiating = self._negotiating or asyncio.Lock()
+            async with self._negotiating:
+                await self._there(self._introduced(), deadline)
+
+    def _one_thread(self) -> concurrent.futures.ThreadPoolExecutor:
+        self._serial = self._serial or concurrent.futures.ThreadPoolExecutor(
+            1, f"maas-{self.name}-drawing"
+        )
+        return self._serial
+
+    def _settled(self, call: Call) -> Result | Failure:
+        try:
+            return self.run(call)
+        except Exception as error:  # noqa: BLE001 - the job's to raise
+            return Failure(error)
+
+    def stream(self, call: Call) -> Stream[Any]:
+        """The items of a generator method."""
+        self._home.check(self.where)
+        if self._place is not None:
+            self._check_streams(self._checked(self._place, call))
+        return _RemoteStream(self, call)
+
+    def _check_streams(self, method: Method) -> None:
+        if not method.streams:
+            raise SignatureError(f"{self.name} gives one value, not a stream; call it")
+
+    async def open(self, call: Call) -> StreamedResponse:
+        """The reply to a call that streams, its head received."""
+        await self._introduce(call.context.deadline)
+        place = self._place or await self._there(self._introduced(), call.context.deadline)
+        self._check_streams(self._checked(place, call))
+        if self._draws(call):
+            call = attrs.evolve(
+                call, context=attrs.evolve(call.context, rng=ambient.generator_state())
+            )
+        reply = await self._transport.stream(
+            self._request(place, call), call.context.deadline, self._limits.body
+        )
+        if isinstance(reply, StreamedResponse):
+            return reply
+        finish(self._read(reply))
+        raise ProtocolError(f"{self.where} answered a stream with one value", answered=True)
+
+    async def next(self, reply: StreamedResponse) -> Item | End | Failure:
+        """The next message of a stream."""
+        start = await reply.frames.read(wire.PREFIX)
+        prefix = wire.read_prefix(start, self._limits)
+        rest = await reply.frames.read(prefix.total - wire.PREFIX)
+        message = wire.decode(start + rest, self._limits)
+        if not isinstance(message, Item | End | Failure):
+            raise ProtocolError(f"{self.where} sent something else amid a stream", answered=True)
+        return message
+
+    def ready(self, timeout: float | None) -> None:
+        """Asks the server until it takes calls for this model."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        self._here(self._until_ready(deadline), deadline)
+
+    def _until_ready(self, deadline: float | None) -> _Conversation:
+        last: Exception = NotReady(f"{self.where} is not ready")
+        while deadline is None or time.monotonic() < deadline:
+            try:
+                place = yield from self._introduced()
+                reply = yield Request("GET", f"{place.address}/readyz", self._ask_headers)
+                if reply is not None and reply.status == 200:
+                    return None
+                last = (
+                    finish(self._read(reply))
+                    if reply is None
+                    else self._from_problem(reply, bytes(*reply.body))
+                )
+            except (TransportError, NotReady, Overloaded) as error:
+                last = error
+            yield 0.05
+        raise DeadlineExceeded(f"{self.where} was not ready in time: {last}")
+
+    def close(self) -> None:
+        """Closes idle connections; later calls raise."""
+        self._transport.close()
+        if self._serial is not None:
+            self._serial.shutdown(wait=False)
+
+
+class _RemoteStream(Stream[Any]):
+    """Reads frames on the I/O loop, each when it is asked for; what is not asked for waits at the server."""
+
+    def __init__(self, executor: RemoteExecutor, call: Call) -> None:
+        self._executor = executor
+        self._call = call
+        self._reply: StreamedResponse | None = None
+        self._ended = False
+        self._reading = asyncio.Lock()
+
+    def _pull(self) -> concurrent.futures.Future[Any]:
+        return run(self._next())
+
+    async def _next(self) -> Any:
+        async with self._reading:
+            if self._ended:
+                return END
+            try:
+                if self._reply is None:
+                    self._reply = await self._executor.open(self._call)
+                return await self._finished(await self._executor.next(self._reply))
+            except BaseException:
+                # A frame read by half leaves nothing to go on with.
+                await self._close()
+                raise
+
+    async def _finished(self, message: Item | End | Failure) -> Any:
+        if isinstance(message, Item):
+            return message.value
+        _take_back(message.rng)
+        if isinstance(message, End):
+            self.info = attrs.evolve(message.info, where=self._executor.where)
+        await self._close()
+        if isinstance(message, Failure):
+            raise message.error
+        return END
+
+    async def _close(self) -> None:
+        self._ended = True
+        if self._reply is not None:
+            await self._reply.frames.close()
+
+    def _stop(self) -> concurrent.futures.Future[None]:
+        return run(self._close())
+
+    def __del__(self) -> None:
+        if self._reply is not None and not self._ended:
+            with contextlib.suppress(Exception):
+                self._stop()
+
+
+def _take_back(state: bytes | None) -> None:
+    """Advances this process's generator to where the model left it."""
+    if state is not None:
+        ambient.set_generator_state(state)
+
+
+def _check_protocol(offered: Any, where: str) -> None:
+    if type(offered) is not list or [type(end) for end in offered] != [int, int]:
+        raise ProtocolError(f"{where} does not say which protocol it speaks", answered=True)
+    low, high = offered
+    if not low <= wire.VERSION <= high:
+        raise VersionMismatch(
+            f"this client speaks protocol {wire.VERSION}, {where} speaks {low} to {high}; "
+            f"{'upgrade the client' if low > wire.VERSION else 'upgrade the server'}"
+        )
+
+
+def _smaller(own: Limits, theirs: Any) -> Limits:
+    both = {
+        name: min(value, theirs[name])
+        if type(theirs.get(name)) is int and theirs[name] > 0
+        else value
+        for name, value in attrs.asdict(own).items()
+    }
+    return Limits(**both)
+
+
+def _seconds(text: str | None) -> float | None:
+    return (
+        float(text)
+        if text is not None and text.isascii() and text.isdigit() and len(text) < 7
+        else None
+    )
+
+
+# URLs.
+
+
+def connect_url(
+    url: str,
+    *,
+    auth: str | None = None,
+    verify: "ssl.SSLContext | str | None" = None,
+    insecure: bool = False,
+    proxy: str | None = None,
+    http2: bool = False,
+    limits: Limits | None = None,
+    connect_timeout: float = 10.0,
+) -> RemoteExecutor:
+    """The executor for a URL; nothing is sent yet.
+
+    Raises
+    ------
+    ValueError
+        A URL that names no place, or a key that would travel unencrypted off this machine.
+    """
+    parts = urllib.parse.urlsplit(url)
+    if parts.query or parts.fragment or parts.username is not None or not parts.netloc:
+        raise ValueError(
+            f"{url!r} names no place; write {parts.scheme}://host:port/model, and give a key by auth="
+        )
+    unix = parts.scheme == "http+unix"
+    if (
+        auth is not None
+        and parts.scheme == "http"
+        and not insecure
+        and not _is_loopback(parts.hostname)
+    ):
+        raise ValueError(
+            f"the key would travel unencrypted to {parts.netloc}; use https://, or insecure=True"
+        )
+    tls = _tls(verify) if parts.scheme == "https" else None
+    if proxy is not None or http2:
+        if unix:
+            raise TypeError("proxy= and http2= make no sense for a unix socket; drop them")
+        transport: Transport = _by_httpx(url, tls, proxy, http2, connect_timeout)
+    else:
+        transport = _by_socket(parts, tls, connect_timeout)
+    where = url.rstrip("/")
+    return RemoteExecutor(transport, parts.path, where, auth=auth, limits=limits)
+
+
+def _is_loopback(host: str | None) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host or "").is_loopback
+    except ValueError:
+        return False
+
+
+def _tls(verify: "ssl.SSLContext | str | None") -> ssl.SSLContext:
+    if isinstance(verify, ssl.SSLContext):
+        return verify
+    context = ssl.create_default_context(cafile=verify)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def _by_socket(
+    parts: urllib.parse.SplitResult, tls: ssl.SSLContext | None, connect_timeout: float
+) -> Transport:
+    sockets = importlib.import_module("maas.transports.sockets")
+    if parts.scheme == "http+unix":
+        address: tuple[Any, ...] = ("unix", urllib.parse.unquote(parts.netloc))
+        host = "localhost"
+    else:
+        address = ("tcp", parts.hostname, parts.port or (443 if tls else 80))
+        host = parts.netloc
+    transport: Transport = sockets.SocketTransport(
+        address,
+        tls=tls,
+        server_name=parts.hostname if tls else None,
+        host=host,
+        connect_timeout=connect_timeout,
+    )
+    return transport
+
+
+def _by_httpx(
+    url: str, tls: ssl.SSLContext | None, proxy: str | None, http2: bool, connect_timeout: float
+) -> Transport:
+    proxied = importlib.import_module("maas.transports.proxied")
+    transport: Transport = proxied.connect(
+        url, tls=tls, proxy=proxy, http2=http2, connect_timeout=connect_timeout
+    )
+    return transport

@@ -1,0 +1,1 @@
+"""What stands in front of a model for callers from outside this process."""

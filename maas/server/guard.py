@@ -1,0 +1,184 @@
+"""Who may ask what: bearer keys, and what each one is granted.
+
+A key is told apart by the SHA-256 of its text, compared in constant time with
+every key there is; the text itself is stored nowhere. A grant is a thing to be done
+(`call`, `describe`, later `grad`, `train`, ...), and a key may be held to some models or
+methods of them (`"net"`, `"agent.move"`). A key file is TOML, a table a key:
+
+    [alice]
+    sha256 = "9f86d0..."
+    allow = ["call", "describe"]
+    models = ["net", "agent.move"]
+
+It is read again when it changes, so that a key can be withdrawn without a restart.
+"""
+
+import hashlib
+import hmac
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import attrs
+
+from maas.calls import CALL
+from maas.errors import Forbidden, Unauthenticated
+
+__all__ = ["DEFAULT_GRANTS", "GRANTS", "Caller", "Guard", "Key"]
+
+DEFAULT_GRANTS = frozenset({"call", "describe"})
+GRANTS = DEFAULT_GRANTS | {"grad", "train", "compress", "explain"}
+
+
+@attrs.frozen
+class Key:
+    """One key: its digest, what it allows, and for which models (None for all)."""
+
+    id: str
+    digest: bytes = attrs.field(repr=False)
+    allow: frozenset[str] = DEFAULT_GRANTS
+    models: frozenset[str] | None = None
+
+    @classmethod
+    def of(cls, id_: str, text: str, allow: Iterable[str] = DEFAULT_GRANTS) -> "Key":
+        """The key with that text."""
+        return cls(id_, hashlib.sha256(text.encode()).digest(), _grants(allow))
+
+
+@attrs.frozen
+class Caller:
+    """Whoever asks, known by a key or let in without one."""
+
+    id: str
+    allow: frozenset[str]
+    models: frozenset[str] | None = None
+
+    def check(self, grant: str, model: str, method: str = CALL) -> None:
+        """Raises `Forbidden`, naming the grant that is missing."""
+        if grant not in self.allow:
+            raise Forbidden(
+                f"{model!r}: this needs the grant {grant!r}; the server's owner can allow it for your key"
+            )
+        if (
+            self.models is not None
+            and model not in self.models
+            and f"{model}.{method}" not in self.models
+        ):
+            asked = model if method == CALL else f"{model}.{method}"
+            raise Forbidden(f"your key is not granted {asked!r}")
+
+    def sees(self, model: str) -> bool:
+        """Whether the model may be named to this caller."""
+        return self.models is None or any(name.partition(".")[0] == model for name in self.models)
+
+
+class _Keys(Protocol):
+    def __call__(self) -> tuple[Key, ...]: ...
+
+
+class Guard:
+    """Lets callers in.
+
+    Parameters
+    ----------
+    auth : None lets everybody in; a string or several are keys; a `Path` is a key file.
+    allow : what a caller may do, where its key does not say otherwise.
+    """
+
+    def __init__(
+        self, auth: "str | Iterable[str] | Path | None", allow: Iterable[str] = DEFAULT_GRANTS
+    ) -> None:
+        self._allow = _grants(allow)
+        self._keys = _source(auth, self._allow)
+
+    @property
+    def locked(self) -> bool:
+        """Whether a key is needed."""
+        return self._keys is not None
+
+    def admit(self, authorization: str | None) -> Caller:
+        """The caller that the `Authorization` header proves.
+
+        Raises
+        ------
+        Unauthenticated
+            A key is needed and none, or a wrong one, came.
+        """
+        if self._keys is None:
+            return Caller("anyone", self._allow)
+        scheme, _, text = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer" or not text:
+            raise Unauthenticated(
+                "this server wants a key: connect(url, auth=key), or the header 'Authorization: Bearer <key>'"
+            )
+        digest = hashlib.sha256(text.strip().encode()).digest()
+        found = None
+        for key in self._keys():
+            # No early end: the time taken must not tell how many keys were tried.
+            if hmac.compare_digest(key.digest, digest):
+                found = key
+        if found is None:
+            raise Unauthenticated("the server does not know this key")
+        return Caller(found.id, found.allow, found.models)
+
+
+def _grants(allow: Iterable[str]) -> frozenset[str]:
+    given = frozenset([allow] if isinstance(allow, str) else allow)
+    if given - GRANTS:
+        raise ValueError(f"unknown grants {sorted(given - GRANTS)}; known: {sorted(GRANTS)}")
+    return given
+
+
+def _source(auth: "str | Iterable[str] | Path | None", allow: frozenset[str]) -> _Keys | None:
+    if auth is None:
+        return None
+    if isinstance(auth, Path):
+        return _KeyFile(auth, allow)
+    texts = [auth] if isinstance(auth, str) else list(auth)
+    if not texts or not all(isinstance(text, str) and text for text in texts):
+        raise ValueError(
+            "auth wants a key, several keys, or the pathlib.Path of a key file; got an empty one"
+        )
+    keys = tuple(Key.of(f"key-{index}", text, allow) for index, text in enumerate(texts))
+    return lambda: keys
+
+
+class _KeyFile:
+    """The keys of a TOML file, read again whenever its time or size changes."""
+
+    def __init__(self, path: Path, allow: frozenset[str]) -> None:
+        self._path = path
+        self._allow = allow
+        self._stamp: tuple[int, int] | None = None
+        self._keys: tuple[Key, ...] = ()
+        self()
+
+    def __call__(self) -> tuple[Key, ...]:
+        status = self._path.stat()
+        stamp = (status.st_mtime_ns, status.st_size)
+        if stamp != self._stamp:
+            tables = tomllib.loads(self._path.read_text(encoding="utf-8"))
+            self._keys = tuple(
+                _key_from(name, table, self._allow) for name, table in tables.items()
+            )
+            self._stamp = stamp
+        return self._keys
+
+
+def _key_from(name: str, table: Any, allow: frozenset[str]) -> Key:
+    if not isinstance(table, Mapping) or table.keys() - {"sha256", "allow", "models"}:
+        raise ValueError(f"key {name!r} wants the fields sha256, allow and models")
+    try:
+        digest = bytes.fromhex(table["sha256"])
+    except (KeyError, TypeError, ValueError):
+        digest = b""
+    if len(digest) != hashlib.sha256().digest_size:
+        raise ValueError(f"key {name!r} wants sha256 = 64 hexadecimal digits")
+    models = table.get("models")
+    return Key(
+        name,
+        digest,
+        _grants(table.get("allow", allow)),
+        None if models is None else frozenset(models),
+    )

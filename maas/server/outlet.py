@@ -1,0 +1,81 @@
+"""The way out of one connection: writes at the pace of the peer who reads."""
+
+import asyncio
+from collections.abc import Sequence
+
+from maas.http import Buffer
+from maas.server.replies import octets, size
+
+__all__ = ["Outlet"]
+
+JOINED = 64 * 2**10  # below this one write of a copy beats two writes without
+SLICE = 256 * 2**10  # asyncio before 3.12 copies what the socket does not take at once
+
+
+class Outlet:
+    """Sends buffers uncopied, with no more of them waiting in memory than a slice."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._resumed: asyncio.Future[None] | None = None
+        self._sent = 0
+        self._taken = 0
+        self._owed = 0.0
+
+    def write(self, data: Buffer) -> None:
+        """Send a few bytes without waiting."""
+        self._sent += len(data)
+        self._transport.write(data)
+
+    async def send(self, buffers: Sequence[Buffer]) -> None:
+        """Send buffers; returns when the transport wants more.
+
+        Raises
+        ------
+        ConnectionAbortedError
+            The connection is closing.
+        """
+        if self._transport.is_closing():
+            raise ConnectionAbortedError("the peer left before its reply was out")
+        if size(buffers) < JOINED:
+            self.write(b"".join(buffers))
+        else:
+            await self._send_sliced(buffers)
+        if self._resumed is not None:
+            await self._resumed
+
+    async def _send_sliced(self, buffers: Sequence[Buffer]) -> None:
+        for buffer in buffers:
+            view = octets(buffer)
+            for start in range(0, len(view), SLICE):
+                if self._resumed is not None:
+                    await self._resumed
+                self.write(view[start : start + SLICE])
+
+    def pause(self) -> None:
+        """Hear that the transport holds enough."""
+        self._resumed = asyncio.get_running_loop().create_future()
+
+    def resume(self) -> None:
+        """Hear that the transport wants more."""
+        if self._resumed is not None and not self._resumed.done():
+            self._resumed.set_result(None)
+        self._resumed = None
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that the peer's side has not taken yet."""
+        return self._transport.get_write_buffer_size()
+
+    def owed(self, seconds: float, rate: float) -> float:
+        """Seconds that the peer is behind with reading; `seconds` passed since last asked.
+
+        For each second that bytes wait for it, the peer owes one; it pays with
+        bytes, at `rate` per second.  So a byte now and then is no progress.
+        """
+        waiting = self.waiting
+        taken = self._sent - waiting
+        paid = (taken - self._taken) / rate
+        self._taken = taken
+        self._owed = max(0.0, self._owed + seconds - paid) if waiting else 0.0
+        return self._owed

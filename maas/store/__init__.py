@@ -1,0 +1,130 @@
+"""Model folders: a readable manifest beside a safetensors file, opened without running any code.
+
+A module of torch's standard layers is stored whole, as data that a closed table turns
+back into layers. Of any other module the weights are stored, and whoever loads
+them brings an instance of the class. Nothing here can import a class, call a
+function or unpickle; that a folder came from a stranger costs nothing but disk.
+"""
+
+import importlib
+import os
+from pathlib import Path
+from typing import Any
+
+from maas.backends.base import backend_for
+from maas.errors import CodecError, Unsupported
+from maas.executors.local import LocalExecutor
+from maas.model import NAME, Model
+from maas.store import folders
+from maas.store.manifest import Manifest
+from maas.versions import versions
+
+__all__ = ["load", "save"]
+
+
+def save(model: Any, folder: str | os.PathLike[str]) -> None:
+    """Writes a model into a folder of its own, which `maas.load` opens.
+
+    Parameters
+    ----------
+    model : a torch module, or a `Model` of one; it must not be trained meanwhile.
+    folder : made if need be. A model that is there is replaced as a whole, in one step.
+
+    Raises
+    ------
+    TypeError
+        A function or an object: their code cannot be stored.
+    CodecError
+        A tensor that no folder can hold, such as a sparse one.
+    FileExistsError
+        `folder` holds something else.
+    Unsupported
+        The model runs elsewhere.
+    """
+    model = model if isinstance(model, Model) else Model(model)
+    module = _module(model)
+    weights = _torch("maas.store.torch_weights")
+    architecture, reason = weights.architecture(module)
+    with folders.building(Path(os.path.abspath(folder))) as new:
+        manifest = Manifest(
+            name=model.name,
+            kind=model.info.kind,
+            module=f"{type(module).__module__}.{type(module).__qualname__}",
+            versions=versions(),
+            signature=model.info.methods["__call__"].signature,
+            mode=weights.mode(module, model._training),
+            architecture=architecture,
+            reason=reason,
+            weights=weights.write(module, new / folders.WEIGHTS),
+        )
+        (new / folders.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
+
+
+def load(
+    folder: str | os.PathLike[str], into: Any = None, *, name: str | None = None, device: str | None = None
+) -> Model[..., Any]:
+    """The model in a folder that `maas.save` made; no code of the folder runs, for there is none.
+
+    Parameters
+    ----------
+    folder : the model's folder.
+    into : an instance of the model's class, for a class of one's own. It gets the folder's tensors, modes and
+        `requires_grad` flags if it has exactly the same tensors, and is left as it was if not.
+    name : what to call the model; as it was called by default.
+    device : torch device to move it to; the CPU, or where `into` is, by default.
+
+    Raises
+    ------
+    FileNotFoundError
+        No folder, or a file missing in it.
+    CodecError
+        What is there is no model, or not that of `into`.
+    Unsupported
+        The folder holds weights alone, and `into` was not given.
+    """
+    with folders.opened(Path(folder)) as files:
+        manifest = Manifest.from_json(files.manifest)
+        if manifest.kind != "torch" or NAME.fullmatch(manifest.name) is None:
+            raise CodecError(f"model.json is of {manifest.name!r:.80}, a {manifest.kind!r:.20}, which is no model of torch")
+        weights = _torch("maas.store.torch_weights")
+        _check_into(into, manifest)
+        if into is None:
+            into = weights.restored(files, manifest)
+        else:
+            weights.fill(into, files, manifest)
+    model: Model[..., Any] = Model(into, name=name or manifest.name, signature=manifest.signature, device=device)
+    return model if manifest.mode.handle is None else model.train(manifest.mode.handle)
+
+
+def _module(model: Model[..., Any]) -> Any:
+    executor = model._executor
+    if not isinstance(executor, LocalExecutor):
+        raise Unsupported(f"model {model.name!r} runs at {model.where}; save it there")
+    if model.info.kind != "torch":
+        raise TypeError(
+            f"model {model.name!r} is a {model.info.kind}, and its code cannot be stored: serve it by its import path, "
+            "as in `maas serve package.module:name`, or connect to it with maas.connect('local:package.module:name')"
+        )
+    return executor._backend._module  # type: ignore[attr-defined]
+
+
+def _check_into(into: Any, manifest: Manifest) -> None:
+    if into is not None and (isinstance(into, type | Model) or backend_for(into).kind != manifest.kind):
+        raise TypeError(f"into= wants an instance of {manifest.module}, as in into=Net(); got {into!r:.80}")
+    if into is None and manifest.architecture is None:
+        raise Unsupported(
+            f"this folder holds the weights of a {manifest.module}, not its code ({manifest.reason:.300}): give an instance, "
+            f"maas.load(folder, into={manifest.module.rpartition('.')[2]}(...)), or build the model of torch's standard "
+            "layers alone, such as torch.nn.Sequential, which are stored whole"
+        )
+
+
+def _torch(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        if error.name not in ("torch", "safetensors"):
+            raise
+        raise ImportError(
+            f"a model folder needs {error.name}, which is not installed: pip install 'maas-sdk[torch]'", name=error.name
+        ) from None

@@ -1,0 +1,328 @@
+"""A torch module's tensors in a safetensors file, and back, bit for bit.
+
+The reference library reads and writes the file; here is what it does not know: dtypes
+beyond its own (kept as their bytes), tensors that are one, memory formats, and which
+tensors a module wants. All names, shapes and dtypes are compared before
+a tensor is read, all tensors read before one is placed.
+"""
+
+import hashlib
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from maas.backends import torch_layers
+from maas.errors import CodecError, LimitExceeded
+from maas.store.folders import Opened
+from maas.store.manifest import Manifest, Mode, Weights
+from maas.tensors import CHANNELS_LAST, DTYPES, MAX_RANK, torch_tensors
+
+__all__ = ["architecture", "fill", "mode", "restored", "write"]
+
+MAX_HEADER = 8 * 2**20
+"""Bytes of a tensor file's header: 80,000 tensors. safetensors itself allows 100 MB, which parse to a gigabyte."""
+
+_NAMES = {
+    "BOOL": "bool",
+    **{f"{letter}{bits}": f"{word}{bits}" for letter, word in (("I", "int"), ("U", "uint")) for bits in (8, 16, 32, 64)},
+    **{f"F{bits}": f"float{bits}" for bits in (16, 32, 64)},
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+}
+"""safetensors' names of dtypes to torch's, of those that every version of it knows."""
+_NATIVE = set(_NAMES.values())
+
+
+@attrs.frozen
+class Spec:
+    """What is compared of a tensor before it is read."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.dtype}{list(self.shape)}"
+
+
+# A module to a file.
+
+
+def mode(module: nn.Module, handle: bool | None) -> Mode:
+    """Train or eval, of the module, its submodules and the handle."""
+    otherwise = [name for name, each in _submodules(module).items() if each.training != module.training]
+    return Mode(training=module.training, otherwise=otherwise, handle=handle)
+
+
+def _submodules(module: nn.Module) -> dict[str, nn.Module]:
+    return dict(module.named_modules(remove_duplicate=False))
+
+
+def _parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    return dict(module.named_parameters(remove_duplicate=False))
+
+
+def _buffers(module: nn.Module) -> dict[str, torch.Tensor]:
+    return dict(module.named_buffers(remove_duplicate=False))
+
+
+def architecture(module: nn.Module) -> tuple[dict[str, Any] | None, str]:
+    """The module as standard layers, or None and the reason why it is more than that."""
+    node, reason = torch_layers.described(module)
+    if node is not None and not _shares_whole(module):
+        return None, "some of its tensors share a part of their memory, or all of it without being one"
+    return node, reason
+
+
+def _shares_whole(module: nn.Module) -> bool:
+    """Whether tensors of a module share memory only where they are the same object."""
+    spans: dict[int, tuple[int, int]] = {}
+    for tensor in (*_parameters(module).values(), *_buffers(module).values()):
+        if tensor.numel() and tensor.device.type != "meta":
+            reach = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+            spans[id(tensor)] = (tensor.data_ptr(), tensor.data_ptr() + (reach + 1) * tensor.element_size())
+    ordered = sorted(spans.values())
+    return all(one[1] <= other[0] for one, other in zip(ordered, ordered[1:], strict=False))
+
+
+def write(module: nn.Module, path: Path) -> Weights:
+    """Writes all that the module's `state_dict` holds.
+
+    Raises
+    ------
+    CodecError
+        Something in it is no plain tensor: the message names it.
+    """
+    state = {name: _plain(name, value) for name, value in module.state_dict().items()}
+    tied = _tied(state)
+    own = {name: tensor for name, tensor in state.items() if name not in tied}
+    packed = {name: tensor for name, tensor in own.items() if torch_tensors.facts(tensor)[0] not in _NATIVE}
+    save_file({name: _storable(tensor, name in packed) for name, tensor in own.items()}, path, metadata={"format": "pt"})
+    # The library makes the file for its owner alone; the folder has the rights that were asked for.
+    path.chmod(path.parent.stat().st_mode & 0o666)
+    with path.open("rb") as file:
+        _check_header(file.fileno())
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Weights(
+        sha256=digest,
+        bytes=path.stat().st_size,
+        tied=tied,
+        frozen=[name for name, parameter in _parameters(module).items() if not parameter.requires_grad],
+        packed={name: [torch_tensors.facts(tensor)[0], list(tensor.shape)] for name, tensor in packed.items()},
+        channels_last=[name for name, tensor in own.items() if CHANNELS_LAST in torch_tensors.describe(tensor).flags],
+        left_out=[name for name in _buffers(module) if name not in state],
+    )
+
+
+def _plain(name: str, value: Any) -> torch.Tensor:
+    if type(value) is not torch.Tensor:
+        raise CodecError(
+            f"{name} is a {type(value).__qualname__}; a model folder holds plain tensors. "
+            "Initialise a lazy module by a call, and keep other state in buffers"
+        )
+    if name == "__metadata__":
+        raise CodecError("a safetensors file keeps the name __metadata__ for itself; rename the tensor")
+    try:
+        torch_tensors.describe(value)
+    except CodecError as error:
+        raise CodecError(f"{name}: {error}") from None
+    return value
+
+
+def _tied(state: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    """Name to the first name of the same tensor, for all but the first."""
+    first: dict[Any, str] = {}
+    tied = {}
+    for name, tensor in state.items():
+        key = (tensor.data_ptr(), tensor.device, tensor.dtype, tensor.shape, tensor.stride())
+        if tensor.numel() and first.setdefault(key, name) != name:
+            tied[name] = first[key]
+    return tied
+
+
+def _storable(tensor: torch.Tensor, packed: bool) -> torch.Tensor:
+    """Contiguous, on the CPU and in memory of its own, which is what safetensors takes."""
+    if not packed:
+        return tensor.cpu().clone(memory_format=torch.contiguous_format)
+    data = torch_tensors.contents(tensor, ())
+    return torch.frombuffer(data, dtype=torch.uint8) if len(data) else torch.empty(0, dtype=torch.uint8)
+
+
+# A file to a module.
+
+
+def restored(files: Opened, manifest: Manifest) -> nn.Module:
+    """The module that the manifest describes, with the tensors of the file.
+
+    Raises
+    ------
+    CodecError
+        The folder does not fit together.
+    """
+    tensors = _Tensors(files, manifest.weights)
+    module = torch_layers.build(manifest.architecture, len(tensors.specs))
+    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    given = {name: spec.shape for name, spec in tensors.specs.items()}
+    _check_alike(given, wanted, "the layers in model.json")
+    flags = _flags(module, manifest, tensors.specs)
+    _place(module, tensors.read(), manifest.weights.tied, flags)
+    _set_mode(module, manifest.mode)
+    return module
+
+
+def fill(module: nn.Module, files: Opened, manifest: Manifest) -> None:
+    """Copies the tensors of the file into those of the caller's module.
+
+    Raises
+    ------
+    CodecError
+        The tensors are not exactly those that the module has; then nothing was changed.
+    """
+    tensors = _Tensors(files, manifest.weights)
+    state = {name: _plain(name, value) for name, value in module.state_dict().items()}
+    wanted = {name: Spec(*torch_tensors.facts(tensor)) for name, tensor in state.items()}
+    _check_alike(tensors.specs, wanted, type(module).__name__)
+    flags = _flags(module, manifest, tensors.specs)
+    given = tensors.read()
+    for name, first in _tied(state).items():
+        if not _same_bits(given[name], given[first]):
+            raise CodecError(f"{name} and {first} are one tensor in {type(module).__name__} and two in the folder")
+    module.load_state_dict(given, strict=True)
+    for name, parameter in _parameters(module).items():
+        parameter.requires_grad_(flags[name])
+    _set_mode(module, manifest.mode)
+
+
+class _Tensors:
+    """The tensor file, hashed and listed; `specs` tells of every tensor, `read` gives them."""
+
+    def __init__(self, files: Opened, weights: Weights) -> None:
+        self._path = files.weights
+        self._weights = weights
+        with open(files.file, "rb", closefd=False) as file:
+            if files.size != weights.bytes or hashlib.file_digest(file, "sha256").hexdigest() != weights.sha256:
+                raise CodecError("the tensor file is not the one that model.json was written for; its sha256 differs")
+        _check_header(files.file)
+        try:
+            with safe_open(self._path, "pt") as opened:
+                listed = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
+                self.specs = {name: self._spec(name, part.get_dtype(), part.get_shape()) for name, part in listed.items()}
+        except SafetensorError as error:
+            raise CodecError(f"the tensor file is not of the safetensors format: {error!s:.200}") from error
+        self._check_names()
+        self.specs |= {name: self.specs[first] for name, first in weights.tied.items()}
+
+    def _spec(self, name: str, dtype: str, shape: list[int]) -> Spec:
+        if name in self._weights.packed:
+            return _unpacked(name, self._weights.packed[name], dtype, shape)
+        if dtype not in _NAMES:
+            raise CodecError(f"{name} is of the dtype {dtype}, which model.json does not explain")
+        return Spec(_NAMES[dtype], tuple(shape))
+
+    def _check_names(self) -> None:
+        """What model.json says of the tensors is of tensors that are there."""
+        weights, stored = self._weights, self.specs.keys()
+        unknown = ({*weights.tied.values(), *weights.packed, *weights.channels_last} - stored) | (weights.tied.keys() & stored)
+        if unknown:
+            raise CodecError(f"model.json and the tensor file disagree about {_some(unknown)}")
+        flat = [name for name in weights.channels_last if len(self.specs[name].shape) not in _DENSE]
+        if flat:
+            raise CodecError(f"only images have channels: {_some(flat)} cannot be channels_last")
+
+    def read(self) -> dict[str, torch.Tensor]:
+        """Every tensor in memory of its own; those that are tied are one."""
+        with safe_open(self._path, "pt") as opened:
+            # A clone, for the library may give a view of the file.
+            given = {name: opened.get_tensor(name).clone() for name in self.specs if name not in self._weights.tied}
+        given = {name: self._finished(name, tensor) for name, tensor in given.items()}
+        return given | {name: given[first] for name, first in self._weights.tied.items()}
+
+    def _finished(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
+        spec = self.specs[name]
+        if name in self._weights.packed:
+            tensor = torch_tensors.restore(spec.dtype, spec.shape, (), tensor.numpy().data)
+        if tensor.dtype is torch.bool and tensor.numel() and tensor.view(torch.uint8).max() > 1:
+            raise CodecError(f"{name}: a bool tensor holds bytes other than 0 and 1")
+        if name in self._weights.channels_last:
+            return tensor.contiguous(memory_format=_DENSE[tensor.dim()])
+        return tensor
+
+
+_DENSE = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
+def _check_header(file: int) -> None:
+    length = int.from_bytes(os.pread(file, 8, 0), "little")
+    if length > MAX_HEADER:
+        raise LimitExceeded(f"the tensor file's header takes {length} bytes; {MAX_HEADER} are allowed")
+
+
+def _unpacked(name: str, packed: list[Any], dtype: str, shape: list[int]) -> Spec:
+    match packed:
+        case [str(real), list(sizes)] if len(sizes) <= MAX_RANK and torch_tensors.knows(real):
+            exact = all(type(size) is int and 0 <= size < 2**63 for size in sizes)
+            if exact and dtype == "U8" and shape == [math.prod(sizes) * DTYPES[real]]:
+                return Spec(real, tuple(sizes))
+    raise CodecError(f"{name} is {dtype}{shape} in the tensor file and packed as {packed!r:.80} in model.json")
+
+
+def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one is other or torch_tensors.contents(one, ()) == torch_tensors.contents(other, ())
+
+
+def _check_alike(given: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
+    lacking, extra = wanted.keys() - given.keys(), given.keys() - wanted.keys()
+    if lacking or extra:
+        raise CodecError(f"the tensors are not those of {where}; missing: {_some(lacking)}; not wanted: {_some(extra)}")
+    for name, spec in wanted.items():
+        if given[name] != spec:
+            raise CodecError(f"{name} is {given[name]} in the tensor file and {spec} in {where}")
+
+
+def _some(names: Iterable[str]) -> str:
+    first = sorted(names)[:5]
+    return ", ".join(f"{name!r:.60}" for name in first) or "none"
+
+
+def _flags(module: nn.Module, manifest: Manifest, specs: Mapping[str, Spec]) -> dict[str, bool]:
+    """Name of each parameter to whether it requires a gradient; all that model.json names is checked."""
+    parameters, frozen, tied = _parameters(module), set(manifest.weights.frozen), manifest.weights.tied
+    unknown = (frozen - parameters.keys()) | (set(manifest.mode.otherwise) - _submodules(module).keys())
+    # A buffer that is one with a parameter would be neither.
+    unknown |= {name for name, first in tied.items() if (name in parameters) != (first in parameters)}
+    if unknown:
+        raise CodecError(f"model.json says of {_some(unknown)} what the module does not have")
+    for name in parameters.keys() & specs.keys() - frozen:
+        if not specs[name].dtype.startswith(_GRADED):
+            raise CodecError(f"{name} is {specs[name]} and cannot require a gradient, but is not frozen in model.json")
+    return {name: name not in frozen for name in parameters}
+
+
+_GRADED = ("float", "bfloat", "complex")
+
+
+def _place(
+    module: nn.Module, tensors: Mapping[str, torch.Tensor], tied: Mapping[str, str], flags: Mapping[str, bool]
+) -> None:
+    """Puts the tensors into a module on the meta device; those that are tied are one object."""
+    made: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors.items():
+        first = tied.get(name, name)
+        if first not in made:
+            made[first] = nn.Parameter(tensor, requires_grad=flags[first]) if first in flags else tensor
+        owner, _, leaf = name.rpartition(".")
+        setattr(module.get_submodule(owner), leaf, made[first])
+
+
+def _set_mode(module: nn.Module, mode: Mode) -> None:
+    otherwise = set(mode.otherwise)
+    for name, each in _submodules(module).items():
+        each.training = mode.training != (name in otherwise)

@@ -1,0 +1,424 @@
+"""One HTTP/1.1 request and its reply, as bytes without a socket.
+
+An `Exchange` says what to write (`parts`) and where to receive (`buffer`), and is told how
+much came (`received`) or that the peer closed (`eof`). Sockets, threads and time belong to
+`sockets.py`, so every rule of HTTP is tested here by a function call.
+
+The life of a reply:
+
+    head ──> sized          received straight into a bytearray of content-length bytes
+        ├──> chunked        through the parser, collected
+        ├──> until close    collected; the end is the peer's close
+        └──> none           HEAD, 204 and 304
+
+The server is a stranger. Its head is parsed by llhttp (`httptools`), never by hand, and
+whatever two HTTP implementations could read differently is refused: both framings, two
+lengths, an unknown coding, bytes beyond the end. A reply that is refused costs the
+connection, for nobody knows where the next one would begin.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Never
+
+import httptools
+
+from maas.errors import LimitExceeded, ProtocolError, TransportError
+from maas.http import Buffer, Headers, Request
+from maas.versions import maas_version
+
+__all__ = ["Exchange", "check_encoding", "written_headers"]
+
+# Most heads fit; a larger one makes it grow up to `head_cap`. Clearing 16 KiB takes 0.2 us.
+_HEAD_SCRATCH = 16_384
+_BODY_SCRATCH = 65_536
+
+# Nginx, Apache and llhttp-based servers stop at about 100 headers.
+_MOST_HEADERS = 128
+
+# Below this one write beats two, although it copies.
+_JOIN_BELOW = 65_536
+
+# So much of a stream may wait for its reader before the socket is left alone.
+_MOST_WAITING = 2**20
+
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_TARGET = re.compile(r"[!-~]+")
+_VALUE = re.compile(r"[\t -~\x80-\xff]*")
+
+# What an exchange writes itself; two of one would be read differently by different servers.
+_OWN = frozenset(
+    {"accept-encoding", "content-length", "host", "te", "transfer-encoding", "user-agent"}
+)
+_BODILESS = frozenset({204, 304})
+
+
+def check_encoding(headers: Headers) -> None:
+    """Refuses a compressed reply: its size on arrival says nothing about the memory it wants.
+
+    Raises
+    ------
+    ProtocolError
+        There is a content-encoding other than identity.
+    """
+    for name, value in headers:
+        if name == "content-encoding" and value.lower() != "identity":
+            raise ProtocolError(
+                f"the reply is encoded as {value!r:.40}, though the request accepts only identity",
+                sent=True,
+                answered=True,
+            )
+
+
+class Exchange:
+    """One request and its reply on one connection.
+
+    Attributes
+    ----------
+    parts : what to write, in this order.
+    sent : set by the driver once a byte may have left; errors repeat it.
+    answered : a byte of the reply has come.
+    head_done : `status` and `headers` are there, those of the final reply.
+    done : the reply is complete.
+    reusable : once done, whether another exchange may follow on the connection.
+    body : the reply's body; of a streamed one what has come and was not taken.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        host: str,
+        *,
+        cap: int,
+        head_cap: int = 65_536,
+        streamed: bool = False,
+    ) -> None:
+        body = [part for part in map(_flat, request.body) if len(part)]
+        self.head = _head(request, host, sum(map(len, body)))
+        self.parts = _joined([self.head, *body])
+        self.sent = False
+        self.answered = False
+        self.head_done = False
+        self.done = False
+        self.reusable = False
+        self.status = 0
+        self.headers: Headers = ()
+        self.body = bytearray()
+        self._method = request.method
+        self._cap = cap
+        self._head_cap = head_cap
+        self._streamed = streamed
+        self._scratch = bytearray(min(_HEAD_SCRATCH, head_cap))
+        self._view = memoryview(self._scratch)
+        self._start = 0
+        self._filled = 0
+        self._direct: memoryview | None = None
+        self._got = 0
+        self._left: int | None = None
+        self._parser: httptools.HttpResponseParser | None = None
+        self._reply = _Reply()
+        self._idle = 0
+
+    @property
+    def paused(self) -> bool:
+        """So much of the stream waits that no more should be received for now."""
+        return self._streamed and len(self.body) > _MOST_WAITING
+
+    @property
+    def streaming(self) -> bool:
+        """The reply's body is handed out as it comes."""
+        return self._streamed and self.status == 200
+
+    def buffer(self) -> memoryview:
+        """Where to receive next; never empty before `done`."""
+        if not self.head_done:
+            return self._view[self._filled :]
+        if self._direct is not None:
+            return self._direct[self._got :]
+        return self._view
+
+    def received(self, n: int) -> None:
+        """Takes the `n` bytes that were put at the start of `buffer()`.
+
+        Raises
+        ------
+        ProtocolError
+            They break the rules of HTTP, or of this client.
+        LimitExceeded
+            They announce or make a reply beyond the caps.
+        """
+        self.answered = True
+        if not self.head_done:
+            self._receive_head(n)
+        elif self._direct is not None:
+            self._advance(n)
+        else:
+            self._collect(self._view[:n])
+
+    def eof(self) -> None:
+        """Hears that the peer has closed, which completes a reply without a length.
+
+        Raises
+        ------
+        TransportError
+            The reply is not complete.
+        """
+        if self.done:
+            return
+        if not self.head_done or self._left is not None or self._parser or self._direct is not None:
+            raise self.broken("the server closed the connection")
+        self.done = True
+
+    def take(self, most: int) -> bytearray:
+        """Up to `most` bytes of what waits of a stream."""
+        taken = self.body[:most]
+        del self.body[:most]
+        return taken
+
+    def broken(self, what: str) -> TransportError:
+        """The error for a connection to which `what` happened, saying how far the call got."""
+        return TransportError(f"{what} {self.progress()}", sent=self.sent, answered=self.answered)
+
+    def progress(self) -> str:
+        """How much of the reply is here, as the end of a sentence."""
+        if not self.answered:
+            return "before it replied"
+        if not self.head_done:
+            return f"within the head of its reply, after {self._filled} bytes"
+        if self._direct is not None:
+            return f"after {self._got} of the {len(self.body)} bytes of its reply"
+        return "before the end of its reply"
+
+    def _receive_head(self, n: int) -> None:
+        searched = max(self._start, self._filled - 3)
+        self._filled += n
+        while (end := self._scratch.find(b"\r\n\r\n", searched, self._filled)) >= 0:
+            end += 4
+            parser = self._parse_head(end)
+            self._start = searched = end
+            # 1xx replies announce the real one; together they may take `head_cap`.
+            if parser.get_status_code() >= 200:
+                self._begin_body(parser, self._view[end : self._filled])
+                return
+            self._reply = _Reply()
+        if self._filled == len(self._scratch):
+            self._grow()
+
+    def _grow(self) -> None:
+        if self._filled >= self._head_cap:
+            raise LimitExceeded(
+                f"the head of the reply is longer than the {self._head_cap} bytes it may have"
+            )
+        # A new one: the driver still holds a view of the old, which therefore cannot grow.
+        grown = bytearray(min(2 * self._filled, self._head_cap))
+        grown[: self._filled] = self._scratch
+        self._scratch, self._view = grown, memoryview(grown)
+
+    def _parse_head(self, end: int) -> httptools.HttpResponseParser:
+        parser = httptools.HttpResponseParser(self._reply)
+        self._feed(parser, self._view[self._start : end])
+        reply, status = self._reply, parser.get_status_code()
+        if not reply.headed or reply.pieces or parser.get_http_version() not in ("1.0", "1.1"):
+            self._refuse("the head of the reply is malformed")
+        if not 100 <= status <= 599 or status == 101:
+            self._refuse(f"the reply has the status {status}")
+        if len(reply.pairs) > _MOST_HEADERS:
+            raise LimitExceeded(
+                f"the reply has {len(reply.pairs)} headers; it may have {_MOST_HEADERS}"
+            )
+        return parser
+
+    def _feed(self, parser: httptools.HttpResponseParser, data: memoryview) -> None:
+        try:
+            parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._refuse("the server changes to a protocol nobody asked for")
+        except httptools.HttpParserError as error:
+            self._refuse(f"the reply is not HTTP: {error}")
+        if self._reply.messages > 1:
+            self._refuse("there are bytes beyond the end of the reply")
+
+    def _begin_body(self, parser: httptools.HttpResponseParser, rest: memoryview) -> None:
+        self.status = parser.get_status_code()
+        self.headers = tuple(self._reply.pairs)
+        self.head_done = True
+        check_encoding(self.headers)
+        chunked, length = self._framing()
+        self.reusable = self._keeps_alive(parser.get_http_version())
+        if self._method == "HEAD" or self.status in _BODILESS:
+            self._begin_sized(0, rest)
+        elif length is not None:
+            self._begin_sized(length, rest)
+        elif chunked and not self._reply.complete:
+            self._parser = parser
+            self._begin_collected(rest)
+        elif chunked:
+            self._refuse("the head of the reply is malformed")
+        else:
+            self.reusable = False
+            self._begin_collected(rest)
+
+    def _keeps_alive(self, version: str) -> bool:
+        listed = ",".join(self._values("connection")).lower()
+        tokens = {token.strip() for token in listed.split(",")}
+        return "close" not in tokens and (version == "1.1" or "keep-alive" in tokens)
+
+    def _values(self, name: str) -> list[str]:
+        return [value for key, value in self.headers if key == name]
+
+    def _framing(self) -> tuple[bool, int | None]:
+        lengths, codings = self._values("content-length"), self._values("transfer-encoding")
+        if not lengths and not codings:
+            return False, None
+        if len(lengths) + len(codings) > 1:
+            self._refuse(f"the reply frames its body more than once: {lengths + codings!r:.80}")
+        if codings:
+            if codings[0].lower() != "chunked":
+                self._refuse(f"the reply has the transfer-encoding {codings[0]!r:.40}")
+            return True, None
+        # 18 digits: more than any memory, and no long conversion.
+        if not re.fullmatch("[0-9]{1,18}", lengths[0]):
+            self._refuse(f"the reply has the content-length {lengths[0]!r:.40}")
+        return False, int(lengths[0])
+
+    def _begin_sized(self, length: int, rest: memoryview) -> None:
+        if len(rest) > length:
+            self._refuse("there are bytes beyond the end of the reply")
+        if self.streaming:
+            self._left = length
+            self._begin_collected(rest)
+            return
+        if length > self._cap:
+            raise LimitExceeded(
+                f"the reply's body has {length} bytes; Limits(body=...) allows {self._cap}"
+            )
+        self.body = bytearray(length)
+        self._direct = memoryview(self.body)
+        self._direct[: len(rest)] = rest
+        self._advance(len(rest))
+
+    def _advance(self, n: int) -> None:
+        self._got += n
+        if self._got == len(self.body):
+            # The body is its reader's now, who may resize it only if nobody holds a view.
+            self._direct = None
+            self.done = True
+
+    def _begin_collected(self, rest: memoryview) -> None:
+        self._view = memoryview(bytearray(_BODY_SCRATCH))
+        self._collect(rest)
+
+    def _collect(self, data: memoryview) -> None:
+        if self._parser is not None:
+            self._collect_chunked(self._parser, data)
+        elif self._left is not None:
+            self._left = self._collect_counted(self._left, data)
+        else:
+            self._append(data)
+
+    def _collect_counted(self, left: int, data: memoryview) -> int:
+        if len(data) > left:
+            self._refuse("there are bytes beyond the end of the reply")
+        self._append(data)
+        self.done = left == len(data)
+        return left - len(data)
+
+    def _collect_chunked(self, parser: httptools.HttpResponseParser, data: memoryview) -> None:
+        self._feed(parser, data)
+        pieces, self._reply.pieces = self._reply.pieces, []
+        for piece in pieces:
+            self._append(piece)
+        # Chunk extensions and trailers are no body, so the cap does not see them.
+        self._idle = 0 if pieces else self._idle + len(data)
+        if self._idle > self._head_cap:
+            raise LimitExceeded(
+                f"the reply has more than {self._head_cap} bytes of framing without a body"
+            )
+        self.done = self._reply.complete
+
+    def _append(self, data: Buffer) -> None:
+        if not self.streaming and len(self.body) + len(data) > self._cap:
+            raise LimitExceeded(
+                f"the reply's body has more than the {self._cap} bytes that Limits(body=...) allows"
+            )
+        self.body += data
+
+    def _refuse(self, why: str) -> Never:
+        raise ProtocolError(why, sent=self.sent, answered=True)
+
+
+class _Reply:
+    """What llhttp finds. It knows no exchange: a cycle would keep large bodies alive."""
+
+    def __init__(self) -> None:
+        self.pairs: list[tuple[str, str]] = []
+        self.pieces: list[bytes] = []
+        self.messages = 0
+        self.headed = False
+        self.complete = False
+
+    def on_message_begin(self) -> None:
+        self.messages += 1
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        # What comes after the head is a trailer, which nobody here asks for.
+        if not self.headed:
+            self.pairs.append((name.decode("latin-1").lower(), value.decode("latin-1").strip()))
+
+    def on_headers_complete(self) -> None:
+        self.headed = True
+
+    def on_body(self, data: bytes) -> None:
+        self.pieces.append(data)
+
+    def on_message_complete(self) -> None:
+        self.complete = True
+
+
+def _head(request: Request, host: str, length: int) -> bytes:
+    _check("host", _TARGET, host)
+    headers = (("host", host), *written_headers(request))
+    lines = [f"{request.method} {request.target} HTTP/1.1"]
+    lines += [f"{name}: {value}" for name, value in headers]
+    if length or request.method not in ("GET", "HEAD"):
+        lines.append(f"content-length: {length}")
+    return "\r\n".join([*lines, "\r\n"]).encode("latin-1")
+
+
+def written_headers(request: Request) -> Headers:
+    """The request's own headers, and those that every request has.
+
+    Raises
+    ------
+    ValueError
+        Something in the request would end its line, or a header is not the caller's to set.
+    """
+    _check("method", _TOKEN, request.method)
+    _check("target", _TARGET, request.target)
+    for name, value in request.headers:
+        _check("header name", _TOKEN, name)
+        _check(f"header {name}", _VALUE, value)
+        if name.lower() in _OWN:
+            raise ValueError(f"the header {name} is written by the transport; leave it out")
+    agent = ("user-agent", f"maas/{maas_version()}")
+    return (agent, ("accept-encoding", "identity"), *request.headers)
+
+
+def _check(what: str, pattern: re.Pattern[str], text: str) -> None:
+    # A line break in a value would be a header, or a request, of its author's choice.
+    if not pattern.fullmatch(text):
+        # The value may be a secret; its name is not.
+        raise ValueError(f"the {what} of a request has a character that HTTP forbids there")
+
+
+def _flat(buffer: Buffer) -> Buffer:
+    """The buffer with bytes for items, so that its length is its size."""
+    if not isinstance(buffer, memoryview) or (buffer.format == "B" and buffer.ndim == 1):
+        return buffer
+    return buffer.cast("B") if buffer.nbytes else b""
+
+
+def _joined(parts: Sequence[Buffer]) -> list[Buffer]:
+    if sum(map(len, parts)) < _JOIN_BELOW:
+        return [b"".join(parts)]
+    return list(parts)
