@@ -1,4 +1,4 @@
-"""torch's ambient state: what a call takes along from the caller's thread, and how it is put in force.
+"""torch's ambient state: what a call takes along from its caller, and how it is put in force.
 
 Grad mode and autocast belong to a thread, the random generator to the process.
 A call that runs elsewhere (a pool thread, another machine) would meet other
@@ -40,7 +40,7 @@ _loaded: Any = None
 
 
 def _torch() -> Any:
-    """torch once it is loaded whole, else None: another thread may be half way through importing it."""
+    """torch once it is loaded whole, else None; another thread may be importing it."""
     global _loaded  # noqa: PLW0603 - looking it up anew costs as much as all that is asked of it
     if _loaded is None:
         torch = sys.modules.get("torch")
@@ -194,5 +194,5 @@ class _Stepwise:
 
 
 async def stepwise(coroutine: Coroutine[Any, Any, Any], context: Context) -> Any:
-    """The coroutine's value, computed under `context` although its thread's loop runs others in between."""
+    """The coroutine's value, computed under `context` while its loop runs others in between."""
     return await _Stepwise(coroutine, context)

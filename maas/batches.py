@@ -1,15 +1,19 @@
 """Putting single arguments together to one call, and its answer apart again."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import attrs
 
 from maas import tensors
 from maas.errors import SignatureError
+from maas.executors.base import Job
 
-__all__ = ["Group", "batched", "split"]
+__all__ = ["Group", "Mapped", "batched", "split"]
+
+S = TypeVar("S")
 
 
 @attrs.frozen
@@ -65,3 +69,58 @@ def split(answer: Any, size: int) -> Sequence[Any]:
             f"{'' if found is None else list(found[1])}; map without batch_size="
         )
     return list(answer)
+
+
+class Mapped(Iterator[S], AsyncIterator[S]):
+    """Answers in the order of their arguments, a bounded number of calls ahead."""
+
+    def __init__(
+        self,
+        submit: Callable[[Any], Job[Any]],
+        xs: Iterable[Any],
+        batch_size: int | None,
+        in_flight: int,
+    ) -> None:
+        if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
+            raise ValueError(f"batch_size wants a positive int or None, got {batch_size!r}")
+        if type(in_flight) is not int or in_flight < 1:
+            raise ValueError(f"in_flight wants a positive int, got {in_flight!r}")
+        self._submit = submit
+        self._groups = batched(xs, batch_size)
+        self._in_flight = in_flight
+        self._jobs: deque[tuple[Job[Any], int | None]] = deque()
+        self._answers: deque[S] = deque()
+
+    def _fill(self) -> bool:
+        """Sends calls until enough are on their way; False when all have been answered."""
+        while len(self._jobs) < self._in_flight:
+            group = next(self._groups, None)
+            if group is None:
+                break
+            self._jobs.append((self._submit(group.argument), group.size))
+        return bool(self._jobs)
+
+    def _take(self, answer: Any, size: int | None) -> None:
+        self._answers.extend([answer] if size is None else split(answer, size))
+
+    def __next__(self) -> S:
+        while not self._answers:
+            if not self._fill():
+                raise StopIteration
+            job, size = self._jobs.popleft()
+            self._take(job.result(), size)
+        return self._answers.popleft()
+
+    async def __anext__(self) -> S:
+        while not self._answers:
+            if not self._fill():
+                raise StopAsyncIteration
+            job, size = self._jobs.popleft()
+            self._take(await job, size)
+        return self._answers.popleft()
+
+    def close(self) -> None:
+        """Gives up the calls that are on their way."""
+        self._groups = iter(())
+        while self._jobs:
+            self._jobs.popleft()[0].cancel()

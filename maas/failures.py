@@ -166,9 +166,12 @@ def _attributes(error: BaseException) -> dict[str, Any]:
     found = dict(vars(error))
     if attrs.has(kind):
         found |= {field.name: getattr(error, field.name, None) for field in attrs.fields(kind)}
-    for base, slots in _SLOTS.items():
-        if isinstance(error, base):
-            found |= {name: value for name in slots if (value := getattr(error, name)) is not None}
+    for base in kind.__mro__:
+        slots = _SLOTS.get(base) or vars(base).get("__slots__", ())
+        named = (slots,) if isinstance(slots, str) else slots
+        found |= {
+            name: value for name in named if (value := getattr(error, name, None)) is not None
+        }
     return {name: value for name, value in found.items() if _may_set(kind, name)}
 
 

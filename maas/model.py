@@ -11,15 +11,14 @@ import sys
 import time
 import types
 import warnings
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
 
 import attrs
 
 from maas import ambient
 from maas.backends.base import backend_for
-from maas.batches import batched, split
+from maas.batches import Mapped
 from maas.calls import CALL, Call, Context
 from maas.errors import Unsupported
 from maas.executors.base import Executor, Job, ModelInfo, Stream, executor_for, no_method
@@ -105,7 +104,9 @@ class Asked(Generic[P, R]):
             )
 
     def with_options(self, **changes: Any) -> Self:
-        """The same, asked otherwise: `timeout`, `retries`, `seed`, `priority`, `key` (see `maas.Options`).
+        """The same, asked otherwise: by `timeout`, `retries`, `seed`, `priority` or `key`.
+
+        What they mean is told by `maas.Options`.
 
         Raises
         ------
@@ -135,7 +136,7 @@ class Asked(Generic[P, R]):
             batches are composed here, so that they are the same wherever the model runs.
         in_flight : calls on their way at once.
         """
-        return Mapped(self, xs, batch_size, in_flight)
+        return Mapped(self.submit, xs, batch_size, in_flight)
 
 
 class Model(Asked[P, R]):
@@ -199,7 +200,7 @@ class Model(Asked[P, R]):
         """Train mode (True) or eval mode (False) of this handle; None where the notion is void."""
         return self.info.training if self._training is None else self._training
 
-    def train(self, mode: bool = True) -> Self:  # noqa: FBT001, FBT002 - as torch spells it
+    def train(self, mode: bool = True) -> Self:  # noqa: FBT002 - as torch spells it
         """Puts this handle in train mode; other handles of the same model keep theirs."""
         if self.info.training is None:
             raise Unsupported(
@@ -284,57 +285,6 @@ class BoundMethod(Asked[P, R]):
         return f"<maas method {self._name}.{self._method} {self._executor.where}>"
 
 
-class Mapped(Iterator[S], AsyncIterator[S]):
-    """Answers in the order of their arguments, a bounded number of calls ahead."""
-
-    def __init__(
-        self, asked: Asked[..., Any], xs: Iterable[Any], batch_size: int | None, in_flight: int
-    ) -> None:
-        if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
-            raise ValueError(f"batch_size wants a positive int or None, got {batch_size!r}")
-        if type(in_flight) is not int or in_flight < 1:
-            raise ValueError(f"in_flight wants a positive int, got {in_flight!r}")
-        self._asked = asked
-        self._groups = batched(xs, batch_size)
-        self._in_flight = in_flight
-        self._jobs: deque[tuple[Job[Any], int | None]] = deque()
-        self._answers: deque[S] = deque()
-
-    def _fill(self) -> bool:
-        """Sends calls until enough are on their way; False when all have been answered."""
-        while len(self._jobs) < self._in_flight:
-            group = next(self._groups, None)
-            if group is None:
-                break
-            self._jobs.append((self._asked.submit(group.argument), group.size))
-        return bool(self._jobs)
-
-    def _take(self, answer: Any, size: int | None) -> None:
-        self._answers.extend([answer] if size is None else split(answer, size))
-
-    def __next__(self) -> S:
-        while not self._answers:
-            if not self._fill():
-                raise StopIteration
-            job, size = self._jobs.popleft()
-            self._take(job.result(), size)
-        return self._answers.popleft()
-
-    async def __anext__(self) -> S:
-        while not self._answers:
-            if not self._fill():
-                raise StopAsyncIteration
-            job, size = self._jobs.popleft()
-            self._take(await job, size)
-        return self._answers.popleft()
-
-    def close(self) -> None:
-        """Gives up the calls that are on their way."""
-        self._groups = iter(())
-        while self._jobs:
-            self._jobs.popleft()[0].cancel()
-
-
 _warned = False
 
 
@@ -343,7 +293,8 @@ def _warn_blocking(name: str) -> None:
     if not _warned:
         _warned = True
         warnings.warn(
-            f"this call blocks the running event loop until {name} answers; write: await model.submit(...)",
+            f"this call blocks the running event loop until {name} answers; "
+            "write: await model.submit(...)",
             RuntimeWarning,
             stacklevel=4,
         )
@@ -381,13 +332,16 @@ def connect(
 
     Parameters
     ----------
-    where : a target or a Model (here), a `maas.Server` (here, through the whole wire), `"local:module:attribute"` (here, by
+    where : a target or a Model (here), a `maas.Server` (here, through the whole wire),
+        `"local:module:attribute"` (here, by
         import path), or a URL: `http://`, `https://`, `http+unix://`.
     like : a function with the model's types, for editors and type checkers. At the first use
         its signature is compared with the server's, and a difference raised as `SignatureError`.
     env : name of an environment variable that, if set, wins over `where`.
-    options : of the place. For URLs: `auth` (the key), `verify` (a CA file, an `ssl.SSLContext`), `insecure`,
-        `proxy`, `http2`, `limits`, `connect_timeout`. Here: `name`, `signature`, `example`, `device`, as `Model` has them.
+    options : of the place. For URLs: `auth` (the key), `verify` (a CA file, an `ssl.SSLContext`),
+        `insecure`,
+        `proxy`, `http2`, `limits`, `connect_timeout`. Here: `name`, `signature`, `example`,
+        `device`, as `Model` has them.
 
     Raises
     ------
@@ -421,7 +375,8 @@ def _check_here(options: dict[str, Any], where: Any) -> None:
     wrong = options.keys() - _HERE
     if wrong:
         raise TypeError(
-            f"{', '.join(sorted(wrong))}= makes no sense for a model in this process ({where!r:.60}); drop it"
+            f"{', '.join(sorted(wrong))}= makes no sense for a model in this process "
+            f"({where!r:.60}); drop it"
         )
 
 
@@ -434,7 +389,8 @@ def _connect_address(where: str, options: dict[str, Any]) -> Model[..., Any]:
     scheme, colon, rest = where.partition(":")
     if not colon:
         raise ValueError(
-            f"{where!r} is no address; write http://host:port/model, http+unix://..., or local:module:attribute"
+            f"{where!r} is no address; write http://host:port/model, http+unix://..., "
+            "or local:module:attribute"
         )
     if scheme == "local":
         target = _imported(rest)
@@ -445,7 +401,7 @@ def _connect_address(where: str, options: dict[str, Any]) -> Model[..., Any]:
 
 
 def _imported(path: str) -> Any:
-    """What `module:attribute` names; a function named like a factory is called if it takes nothing."""
+    """What `module:attribute` names."""
     module, colon, attribute = path.partition(":")
     if not colon or not attribute:
         raise ValueError(f"local:{path} wants local:module:attribute")

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import attrs
-import msgpack
+import msgpack  # type: ignore[import-untyped]
 
 from maas import failures
 from maas.calls import Call, Info, Result

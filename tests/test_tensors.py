@@ -31,6 +31,8 @@ def there_and_back(value):
 def random_tensor(dtype, shape):
     """A tensor of random bits, made without torch's help."""
     size = int(np.prod(shape)) * DTYPES[dtype]
+    if not size:
+        return torch.empty(0, dtype=torch.uint8).view(getattr(torch, dtype)).reshape(shape)
     raw = np.random.default_rng(0).integers(0, 2 if dtype == "bool" else 256, size, np.uint8)
     return torch.from_numpy(raw).view(getattr(torch, dtype)).reshape(shape)
 
@@ -54,7 +56,7 @@ def test_results_are_writable_and_independent(array):
     before = difference(array, there)
     if type(there) is np.ndarray:
         assert there.flags.writeable
-        there.view(np.uint8)[...] = 1
+        there[...] = 1
     else:
         there.detach().zero_()
     again = there_and_back(array)
@@ -110,7 +112,7 @@ def test_channels_last_3d():
     )
     there = there_and_back(tensor)
     assert there.is_contiguous(memory_format=torch.channels_last_3d)
-    assert torch.equal(there, tensor)
+    assert torch.equal(bits(there), bits(tensor))
 
 
 @pytest.mark.parametrize("lazy", [torch.Tensor.conj, lambda z: z.conj().imag, torch._neg_view])
@@ -196,7 +198,7 @@ def test_raw_tensors():
     )
     assert tensors.facts(raw) == ("complex32", (2, 1))
     for wrong in [("float33", (1,), b"1234"), ("float32", (2,), b"1234"), ("int8", (-1, -1), b"1")]:
-        with pytest.raises(ValueError, match="RawTensor wants"):
+        with pytest.raises(ValueError, match="RawTensor .*want"):
             RawTensor(*wrong)
 
 
@@ -242,7 +244,7 @@ def without(hidden, value):
 IMAGE = torch.arange(24.0).reshape(1, 2, 3, 4)
 SENT = [
     torch.tensor([1.5, -0.0]), IMAGE.contiguous(memory_format=torch.channels_last),
-    torch.tensor([1.5, 2.5], dtype=torch.bfloat16), random_tensor("complex32", (2, 2)),
+    torch.tensor([1.5, 2.5], dtype=torch.bfloat16), random_tensor("float4_e2m1fn_x2", (2, 2)),
     random_tensor("float8_e4m3fn", ()), torch.ones(2, requires_grad=True),
     IMAGE.to(torch.bfloat16).contiguous(memory_format=torch.channels_last),
 ]  # fmt: skip

@@ -10,6 +10,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol, TypeVar, overload
 
 import attrs
@@ -72,9 +73,14 @@ def method(
         it may overlap. A torch module in eval mode is taken to be pure unless declared otherwise.
     stochastic : it draws from torch's CPU generator, whose state then travels with the call.
     """
+    told = Declared(name=name, pure=pure, stochastic=stochastic)
     if function is None:
-        return lambda later: method(later, name=name, pure=pure, stochastic=stochastic)
-    function.__maas_method__ = Declared(name=name, pure=pure, stochastic=stochastic)
+        return partial(_declare, told)
+    return _declare(told, function)
+
+
+def _declare(what: Declared, function: F) -> F:
+    function.__maas_method__ = what  # type: ignore[attr-defined]
     return function
 
 
@@ -120,7 +126,8 @@ def describe_method(name: str, function: Callable[..., Any], *, exclusive: bool)
         body = type(function).__call__
     asynchronous = inspect.iscoroutinefunction(body) or inspect.isasyncgenfunction(body)
     if asynchronous and told.stochastic:
-        # The generator is the process's: nobody else may draw until the call ends, and an await lets others in.
+        # The generator is the process's: nobody else may draw until the call ends, and an await
+        # lets others in.
         raise TypeError(
             f"{body.__qualname__} is asynchronous; only a plain function can be stochastic"
         )
@@ -156,7 +163,10 @@ class Backend(Protocol):
     """Runs one target."""
 
     kind: str
-    methods: Mapping[str, Method]
+
+    @property
+    def methods(self) -> Mapping[str, Method]:
+        """What callers may call, by name."""
 
     @property
     def training(self) -> bool | None:
@@ -190,7 +200,7 @@ _LIMITS = Limits()
 
 
 def admit(backend: Backend, call: Call) -> tuple[Border, Sequence[Any], Mapping[str, Any]]:
-    """The border of a call, and its arguments past it: containers copied, arrays as the target wants them.
+    """The border of a call, and its arguments past it: copied containers, converted arrays.
 
     Raises
     ------
@@ -225,7 +235,8 @@ def performed(backend: Backend, call: Call) -> Any:
 _BACKENDS = {
     "torch": ("torch.nn", "Module", "maas.backends.torch_module:TorchModule"),
 }
-"""Framework to the base class of its models and the backend for them, looked at only if it is loaded."""
+"""Framework to the base class of its models and the backend for them, looked at only if it is
+loaded."""
 
 
 def backend_for(target: Any, device: str | None = None) -> Backend:

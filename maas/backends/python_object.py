@@ -68,7 +68,8 @@ class ObjectBorder:
 def warn_of_mutation(path: Path) -> None:
     """Says once per place that a remote model could not have done this."""
     warnings.warn(
-        f"the model changed {render(path)} in place; run elsewhere it would change a copy. Clone it in the model",
+        f"the model changed {render(path)} in place; run elsewhere it would change a copy. "
+        "Clone it in the model",
         MutationWarning,
         stacklevel=2,
     )
@@ -90,7 +91,8 @@ class PythonObject:
         self._functions = dict(_functions(target))
         if not self._functions:
             raise TypeError(
-                f"{target!r:.80} is not callable and marks no method with @maas.method; nothing can be called"
+                f"{target!r:.80} is not callable and marks no method with @maas.method; "
+                "nothing can be called"
             )
         self.kind = "function" if inspect.isroutine(target) else "object"
         exclusive = self.kind == "object"
@@ -111,7 +113,7 @@ class PythonObject:
         """The function's value; coroutines and iterators are returned as they are."""
         return self._functions[name](*args, **kwargs)
 
-    def set_training(self, training: bool) -> Callable[[], None]:
+    def set_training(self, _training: bool) -> Callable[[], None]:
         """A Python object has no mode."""
         return lambda: None
 
@@ -123,7 +125,7 @@ class PythonObject:
 def _functions(target: Any) -> list[tuple[str, Callable[..., Any]]]:
     if isinstance(target, type):
         raise TypeError(
-            f"{target.__name__} is a class; wrap an instance of it, maas.Model({target.__name__}(...))"
+            f"{target.__name__} is a class; wrap an instance: maas.Model({target.__name__}(...))"
         )
     if inspect.isroutine(target):
         return [(CALL, target)]

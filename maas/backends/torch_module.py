@@ -160,8 +160,10 @@ class TorchModule:
     def perform(self, call: Call) -> Any:
         """What the call gives.
 
-        One plain tensor in and one fresh tensor out is nearly every call, and is written out flat: for a
-        model of 75 us, the calls into half a dozen helpers cost more (8 us, their code being cold) than what they do.
+        One plain tensor in and one fresh tensor out is nearly every call, and is written out flat:
+        for a
+        model of 75 us, the calls into half a dozen helpers cost more (8 us, their code being cold)
+        than what they do.
         """
         tensor = call.args[0] if len(call.args) == 1 and not call.kwargs else None
         if type(tensor) is not torch.Tensor or not self._is_plain(tensor) or tensor.is_inference():
@@ -192,7 +194,7 @@ class TorchModule:
         return self._module(*args, **kwargs)
 
     def set_training(self, training: bool) -> Callable[[], None]:
-        """Switches every submodule, and remembers each one's own mode: a frozen part stays frozen afterwards."""
+        """Switches every submodule, and remembers each one's mode: a frozen part stays so."""
         before = [(module, module.training) for module in self._module.modules()]
         self._module.train(training)
 

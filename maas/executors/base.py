@@ -147,7 +147,7 @@ class Job(concurrent.futures.Future[T], Generic[T]):
 
     @property
     def info(self) -> Info | None:
-        """Batch size, queue and compute seconds, and where it ran; None until there is an answer."""
+        """Batch size, queue and compute seconds, and where it ran; None until it has."""
         return self.answer.info if isinstance(self.answer, Result) else None
 
     def settle(self, answer: Result | Failure) -> None:
@@ -173,7 +173,7 @@ class Job(concurrent.futures.Future[T], Generic[T]):
         return True
 
     def __await__(self) -> Generator[Any, None, T]:
-        return in_loop(self).__await__()  # type: ignore[return-value]
+        return in_loop(self).__await__()
 
 
 def finish(answer: Result | Failure) -> Result:
@@ -261,6 +261,7 @@ class Executor(Protocol):
     """Answers calls to one model."""
 
     where: str
+    name: str
 
     def method(self, name: str) -> Method:
         """The method of that name; AttributeError where there is none."""
@@ -281,7 +282,7 @@ class Executor(Protocol):
         """The items of a method that streams."""
 
     def expect(self, signature: Signature, name: str) -> None:
-        """What the caller takes the model to be; raises `SignatureError`, at the first use at the latest."""
+        """What the caller takes the model to be; raises `SignatureError` by the first use."""
 
     def ready(self, timeout: float | None) -> None:
         """Returns once calls will be taken; raises `NotReady` or `DeadlineExceeded`."""
@@ -291,14 +292,14 @@ class Executor(Protocol):
 
 
 _SCHEMES = {
-    "http": "maas.executors.remote:connect_url",
-    "https": "maas.executors.remote:connect_url",
-    "http+unix": "maas.executors.remote:connect_url",
+    "http": "maas.executors.addresses:connect_url",
+    "https": "maas.executors.addresses:connect_url",
+    "http+unix": "maas.executors.addresses:connect_url",
 }
 
 
 def executor_for(scheme: str) -> Callable[..., Executor]:
-    """What makes the executor for URLs of that scheme; strangers add theirs by entry point `maas.executors`.
+    """What makes the executor for URLs of that scheme; an entry point in `maas.executors` adds one.
 
     Raises
     ------

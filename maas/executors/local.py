@@ -37,7 +37,8 @@ _UNTIMED = Info()
 _NOTHING_DRAWN = ambient.Drawn()
 
 _coroutines = LoopThread("maas-models")
-"""Where every model's coroutines run; apart from the loop of connections, which they must not hold up."""
+"""Where every model's coroutines run; apart from the loop of connections, which they must not hold
+up."""
 
 
 class LocalExecutor:
@@ -47,7 +48,7 @@ class LocalExecutor:
 
     def __init__(self, backend: Backend, name: str) -> None:
         self._backend = backend
-        self._name = name
+        self.name = name
         self._methods = dict(backend.methods)
         self._gate = ModeGate(backend)
         self._lanes: dict[str, concurrent.futures.ThreadPoolExecutor] = {}
@@ -58,7 +59,8 @@ class LocalExecutor:
     def refine(self, signature: Signature | None, example: Any) -> None:
         """Sets the signature of the model's own call, or learns it from one real call.
 
-        The example runs in eval mode under a forked generator, so that it leaves no trace in a module.
+        The example runs in eval mode under a forked generator, so that it leaves no trace in a
+        module.
         """
         if signature is None and example is None:
             return
@@ -68,7 +70,7 @@ class LocalExecutor:
             context = Context(
                 grad=False, training=False if self._backend.training is not None else None, seed=0
             )
-            result = self.run(Call(self._name, CALL, args, context=context))
+            result = self.run(Call(self.name, CALL, args, context=context))
             signature = Signature.from_example(
                 args, {}, result.value, signature or method.signature
             )
@@ -78,7 +80,7 @@ class LocalExecutor:
     def describe(self) -> ModelInfo:
         """What the model says about itself."""
         return ModelInfo(
-            name=self._name,
+            name=self.name,
             kind=self._backend.kind,
             methods=self._methods,
             training=self._backend.training,
@@ -91,14 +93,14 @@ class LocalExecutor:
         """The method of that name; AttributeError, as Python has it, where there is none."""
         found = self._methods.get(name)
         if found is None:
-            raise no_method(self._name, name, self._methods)
+            raise no_method(self.name, name, self._methods)
         return found
 
     def expect(self, signature: Signature, name: str) -> None:
         """Raises `SignatureError` where this model is not like `name`."""
         differences = signature.difference(self.method(CALL).signature)
         if differences:
-            raise SignatureError(f"{self._name} is not like {name}(): {'; '.join(differences)}")
+            raise SignatureError(f"{self.name} is not like {name}(): {'; '.join(differences)}")
 
     def ready(self, timeout: float | None) -> None:
         """A model in this process is ready."""
@@ -128,17 +130,17 @@ class LocalExecutor:
         if not concurrent.futures.wait([job], call.context.remaining()).done:
             job.cancel()
             raise DeadlineExceeded(
-                f"{self._name} did not answer in time; what it still gives is discarded"
+                f"{self.name} did not answer in time; what it still gives is discarded"
             )
         if job.answer is None:
-            raise Cancelled(f"the call to {self._name} was cancelled")
+            raise Cancelled(f"the call to {self.name} was cancelled")
         return finish(job.answer)
 
     def submit(self, call: Call) -> Job[Any]:
         """The answer, from a compute thread; a call that is cancelled or late is never begun."""
         method = self.method(call.method)
         if method.streams:
-            raise Unsupported(f"{self._name} streams its items; use .stream(...) or a for loop")
+            raise Unsupported(f"{self.name} streams its items; use .stream(...) or a for loop")
         if method.asynchronous:
             return self._submit_coroutine(call, method)
         job: Job[Any] = Job()
@@ -156,7 +158,7 @@ class LocalExecutor:
             job.settle(self._execute(call, method, time.monotonic() - arrived))
 
     def _execute(self, call: Call, method: Method, queued: float | None = None) -> Result | Failure:
-        """Runs the call on this thread; timed only where it came through a queue, as nobody else can ask."""
+        """Runs the call on this thread; timed only if queued, as nobody else can ask."""
         context = call.context
         mode = self._gate.own() if context.training is None else context.training
         draws = method.stochastic or context.seed is not None or mode is True
@@ -204,7 +206,7 @@ class LocalExecutor:
     def step(
         self, context: Context, method: Method, drawn: ambient.Drawn, work: Callable[[], T]
     ) -> T:
-        """What one step of a generator gives, with the call's mode, context and generator in force."""
+        """What one step of a generator gives, with the call's mode and context in force."""
         mode = self._gate.own() if context.training is None else context.training
         draws = self._draws(context, method)
         self._gate.enter(mode, context, exclusive=draws or method.exclusive)
@@ -221,20 +223,21 @@ class LocalExecutor:
     # Threads.
 
     def lane(self, call: Call, method: Method) -> concurrent.futures.ThreadPoolExecutor:
-        """The threads for this call: a single one where the order of calls decides what they draw or change."""
+        """The threads for this call: one where the order of calls decides what they give."""
         if self._pid != os.getpid():
             raise ForkError(
-                f"model {self._name!r} was used before fork(), and its threads stayed behind; wrap it anew"
+                f"model {self.name!r} was used before fork(), and its threads stayed behind; "
+                "wrap it anew"
             )
         if self._closed:
-            raise Unsupported(f"model {self._name!r} is closed")
+            raise Unsupported(f"model {self.name!r} is closed")
         serial = method.exclusive or self._draws(call.context, method)
         name = "serial" if serial else "parallel"
         with self._lock:
             if name not in self._lanes:
                 workers = 1 if serial else _THREADS
                 self._lanes[name] = concurrent.futures.ThreadPoolExecutor(
-                    workers, f"maas-{self._name}-{name}"
+                    workers, f"maas-{self.name}-{name}"
                 )
             return self._lanes[name]
 
@@ -266,7 +269,7 @@ class LocalExecutor:
         """The items of a generator method, each produced when it is asked for."""
         method = self.method(call.method)
         if not method.streams:
-            raise SignatureError(f"{self._name} gives one value, not a stream; call it")
+            raise SignatureError(f"{self.name} gives one value, not a stream; call it")
         method.signature.check(call.args, call.kwargs, method.label)
         border, args, kwargs = admit(self._backend, call)
         source = self._backend.run(call.method, args, kwargs)
@@ -302,7 +305,7 @@ class _LocalStream(Stream[Any]):
 
 
 class _GeneratorStream(_LocalStream):
-    """Over a generator: its steps run on the caller's thread, or on a compute thread for async code."""
+    """Over a generator: its steps run on the caller's thread, for async code on another."""
 
     def __init__(
         self, executor: LocalExecutor, call: Call, method: Method, source: Any, border: Border

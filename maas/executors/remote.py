@@ -10,13 +10,9 @@ versions of anything. The first use learns what the server offers; the same
 import asyncio
 import concurrent.futures
 import contextlib
-import importlib
-import ipaddress
 import json
-import ssl
 import threading
 import time
-import urllib.parse
 from collections.abc import Generator, Iterator
 from typing import Any
 
@@ -24,7 +20,7 @@ import attrs
 
 from maas import ambient, wire
 from maas.backends.base import Method
-from maas.calls import CALL, Call, Info, Result
+from maas.calls import CALL, Call, Result
 from maas.errors import (
     CodecError,
     DeadlineExceeded,
@@ -36,7 +32,6 @@ from maas.errors import (
     Overloaded,
     ProtocolError,
     SignatureError,
-    StreamInterrupted,
     TransportError,
     Unauthenticated,
     Unsupported,
@@ -44,19 +39,20 @@ from maas.errors import (
 )
 from maas.executors.base import END, Job, ModelInfo, Stream, finish, no_method
 from maas.executors.retries import Attempts, Budget
-from maas.http import MSGPACK, Headers, Request, Response, header
+from maas.http import MSGPACK, Buffer, Headers, Request, Response, header
 from maas.limits import Limits
 from maas.signature import Signature
 from maas.transports.base import StreamedResponse, Transport
 from maas.transports.loop import Home, run
 from maas.wire import Description, End, Failure, Item
 
-__all__ = ["RemoteExecutor", "connect_url"]
+__all__ = ["RemoteExecutor"]
 
 _Conversation = Generator[Request | float, Response | None, Any]
 
 _DRAWING = threading.Lock()
-"""Held while torch's generator is on its way to a server and back: nobody may draw from it twice."""
+"""Held while torch's generator is on its way to a server and back: nobody may draw from it
+twice."""
 
 _BY_STATUS: dict[int, type[Error]] = {
     kind.status: kind
@@ -70,6 +66,7 @@ _BY_STATUS: dict[int, type[Error]] = {
         Unsupported,
     )
 } | {408: DeadlineExceeded, 504: DeadlineExceeded}
+_READY_PAUSE = 0.05
 _COME_BACK: dict[int, type[Overloaded] | type[NotReady]] = {429: Overloaded, 503: NotReady}
 
 
@@ -168,7 +165,8 @@ class RemoteExecutor:
         if not model:
             if len(models) != 1:
                 raise NotFound(
-                    f"{self.where} serves {len(models)} models; connect to one: {', '.join(sorted(models))}"
+                    f"{self.where} serves {len(models)} models; "
+                    f"connect to one: {', '.join(sorted(models))}"
                 )
             (model,) = models
             address = f"{self._path}/{model}"
@@ -211,12 +209,11 @@ class RemoteExecutor:
 
     def _message(self, reply: Response | None) -> Any:
         assert reply is not None  # noqa: S101 - pauses are answered by None, requests never
-        (body,) = reply.body  # type: ignore[misc]
         self._notice(header(reply.headers, "maas-digest"))
         content = (header(reply.headers, "content-type") or "").partition(";")[0]
         if content == MSGPACK:
-            return wire.decode(body, self._limits)
-        return Failure(self._from_problem(reply, bytes(body)))
+            return wire.decode(_body(reply), self._limits)
+        return Failure(self._problem(reply))
 
     def _notice(self, digest: str | None) -> None:
         if digest is not None and digest != self._digest:
@@ -225,13 +222,18 @@ class RemoteExecutor:
                 self._place = None
             self._digest = digest
 
-    def _from_problem(self, reply: Response, body: bytes) -> Error:
+    def _problem(self, reply: Response | None) -> Error:
+        """What a reply means that is no message: from a proxy, or from before the handler."""
+        assert reply is not None  # noqa: S101 - as above
+        body = bytes(_body(reply)[:65_536])
         try:
-            detail = str(json.loads(body[:65_536])["detail"])[:2_000]
+            detail = str(json.loads(body)["detail"])[:2_000]
         except (ValueError, TypeError, LookupError, RecursionError):
-            detail = f"{self.where} answered with status {reply.status}: {body[:200].decode('utf-8', 'replace')!r}"
+            text = body[:200].decode("utf-8", "replace")
+            detail = f"{self.where} answered with status {reply.status}: {text!r}"
         if reply.status in _COME_BACK:
-            return _COME_BACK[reply.status](detail, _seconds(header(reply.headers, "retry-after")))
+            seconds = _seconds(header(reply.headers, "retry-after"))
+            return _COME_BACK[reply.status](detail, seconds)
         kind = _BY_STATUS.get(reply.status)
         return ProtocolError(detail, sent=True, answered=True) if kind is None else kind(detail)
 
@@ -275,7 +277,8 @@ class RemoteExecutor:
                 if isinstance(step, Request):
                     outcome = await self._transport.asend(step, deadline, self._limits.body)
                 else:
-                    outcome = await asyncio.sleep(step)
+                    await asyncio.sleep(step)
+                    outcome = None
             except TransportError as error:
                 outcome = error
 
@@ -354,7 +357,8 @@ class RemoteExecutor:
 
     async def _introduce(self, deadline: float | None) -> None:
         if self._place is None:
-            # One at a time and in order: draws of the first calls keep the order of their submission.
+            # One at a time and in order: draws of the first calls keep the order of their
+            # submission.
             self._negotiating = self._negotiating or asyncio.Lock()
             async with self._negotiating:
                 await self._there(self._introduced(), deadline)
@@ -421,15 +425,13 @@ class RemoteExecutor:
                 place = yield from self._introduced()
                 reply = yield Request("GET", f"{place.address}/readyz", self._ask_headers)
                 if reply is not None and reply.status == 200:
-                    return None
-                last = (
-                    finish(self._read(reply))
-                    if reply is None
-                    else self._from_problem(reply, bytes(*reply.body))
-                )
+                    return
+                last = self._problem(reply)
+                if not isinstance(last, NotReady | Overloaded):
+                    raise last
             except (TransportError, NotReady, Overloaded) as error:
                 last = error
-            yield 0.05
+            yield _READY_PAUSE
         raise DeadlineExceeded(f"{self.where} was not ready in time: {last}")
 
     def close(self) -> None:
@@ -440,7 +442,7 @@ class RemoteExecutor:
 
 
 class _RemoteStream(Stream[Any]):
-    """Reads frames on the I/O loop, each when it is asked for; what is not asked for waits at the server."""
+    """Reads frames on the I/O loop, each when asked for; the rest waits at the server."""
 
     def __init__(self, executor: RemoteExecutor, call: Call) -> None:
         self._executor = executor
@@ -490,6 +492,12 @@ class _RemoteStream(Stream[Any]):
                 self._stop()
 
 
+def _body(reply: Response) -> Buffer:
+    """A transport's reply has its body in one piece."""
+    (body,) = reply.body  # type: ignore[misc]
+    return body
+
+
 def _take_back(state: bytes | None) -> None:
     """Advances this process's generator to where the model left it."""
     if state is not None:
@@ -523,97 +531,3 @@ def _seconds(text: str | None) -> float | None:
         if text is not None and text.isascii() and text.isdigit() and len(text) < 7
         else None
     )
-
-
-# URLs.
-
-
-def connect_url(
-    url: str,
-    *,
-    auth: str | None = None,
-    verify: "ssl.SSLContext | str | None" = None,
-    insecure: bool = False,
-    proxy: str | None = None,
-    http2: bool = False,
-    limits: Limits | None = None,
-    connect_timeout: float = 10.0,
-) -> RemoteExecutor:
-    """The executor for a URL; nothing is sent yet.
-
-    Raises
-    ------
-    ValueError
-        A URL that names no place, or a key that would travel unencrypted off this machine.
-    """
-    parts = urllib.parse.urlsplit(url)
-    if parts.query or parts.fragment or parts.username is not None or not parts.netloc:
-        raise ValueError(
-            f"{url!r} names no place; write {parts.scheme}://host:port/model, and give a key by auth="
-        )
-    unix = parts.scheme == "http+unix"
-    if (
-        auth is not None
-        and parts.scheme == "http"
-        and not insecure
-        and not _is_loopback(parts.hostname)
-    ):
-        raise ValueError(
-            f"the key would travel unencrypted to {parts.netloc}; use https://, or insecure=True"
-        )
-    tls = _tls(verify) if parts.scheme == "https" else None
-    if proxy is not None or http2:
-        if unix:
-            raise TypeError("proxy= and http2= make no sense for a unix socket; drop them")
-        transport: Transport = _by_httpx(url, tls, proxy, http2, connect_timeout)
-    else:
-        transport = _by_socket(parts, tls, connect_timeout)
-    where = url.rstrip("/")
-    return RemoteExecutor(transport, parts.path, where, auth=auth, limits=limits)
-
-
-def _is_loopback(host: str | None) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host or "").is_loopback
-    except ValueError:
-        return False
-
-
-def _tls(verify: "ssl.SSLContext | str | None") -> ssl.SSLContext:
-    if isinstance(verify, ssl.SSLContext):
-        return verify
-    context = ssl.create_default_context(cafile=verify)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
-
-
-def _by_socket(
-    parts: urllib.parse.SplitResult, tls: ssl.SSLContext | None, connect_timeout: float
-) -> Transport:
-    sockets = importlib.import_module("maas.transports.sockets")
-    if parts.scheme == "http+unix":
-        address: tuple[Any, ...] = ("unix", urllib.parse.unquote(parts.netloc))
-        host = "localhost"
-    else:
-        address = ("tcp", parts.hostname, parts.port or (443 if tls else 80))
-        host = parts.netloc
-    transport: Transport = sockets.SocketTransport(
-        address,
-        tls=tls,
-        server_name=parts.hostname if tls else None,
-        host=host,
-        connect_timeout=connect_timeout,
-    )
-    return transport
-
-
-def _by_httpx(
-    url: str, tls: ssl.SSLContext | None, proxy: str | None, http2: bool, connect_timeout: float
-) -> Transport:
-    proxied = importlib.import_module("maas.transports.proxied")
-    transport: Transport = proxied.connect(
-        url, tls=tls, proxy=proxy, http2=http2, connect_timeout=connect_timeout
-    )
-    return transport

@@ -3,7 +3,8 @@
 Again only if the call cannot have been run (nothing was sent, or the server said
 that it did not), or if running it twice is running it once (a pure method, an idempotency
 key), and never after a byte of the reply. Pauses grow and are jittered over their whole
-length ("full jitter", AWS Architecture Blog, 2015), a server's Retry-After is honoured, the deadline is
+length ("full jitter", AWS Architecture Blog, 2015), a server's Retry-After is honoured, the
+deadline is
 the sum of all attempts, and a budget keeps retries under a tenth of the calls
 (Google SRE book, chapter 21), so that they cannot bring down a server that is merely slow.
 """

@@ -1,11 +1,12 @@
 """`Server`, which stands in front of models, and `serve`, which gives it a door of its own."""
 
-import ipaddress
 import ssl
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+from maas.executors.addresses import is_loopback
 from maas.executors.remote import RemoteExecutor
 from maas.limits import Limits
 from maas.model import Model, model_name
@@ -24,7 +25,8 @@ class Server:
 
     Parameters
     ----------
-    models : one target or Model, or several by name. A model that itself runs elsewhere makes this a gateway.
+    models : one target or Model, or several by name. A model that itself runs elsewhere makes this
+        a gateway.
     auth : a key, several keys, or the `pathlib.Path` of a key file; None lets everybody in.
     allow : what callers may do: `"call"` and `"describe"` unless told more.
     limits : what one message may hold, both ways.
@@ -69,7 +71,7 @@ def _named(models: Any) -> dict[str, Model[..., Any]]:
 
 
 class Running:
-    """A server that runs in the background: `url` is its address, `close()` (or `with`) drains it."""
+    """A server in the background: `url` is its address, `close()` (or `with`) drains it."""
 
     def __init__(self, background: Background) -> None:
         self._background = background
@@ -79,7 +81,7 @@ class Running:
         """Takes no new calls, finishes those in flight, and stops."""
         self._background.stop()
 
-    def __enter__(self) -> "Running":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -129,14 +131,16 @@ def serve(
         if isinstance(models, Server)
         else Server(models, auth=auth, allow=allow, limits=limits, tracebacks=tracebacks)
     )
-    local = uds is not None or _is_loopback(host)
+    local = uds is not None or is_loopback(host)
     locked = server.handler.guard.locked and (tls_cert is not None)
     if not local and not locked and not insecure:
         raise ValueError(
-            f"{host} can be reached by others: give auth= and tls_cert=, tls_key=, or say insecure=True if something else protects it"
+            f"{host} can be reached by others: give auth= and tls_cert=, tls_key=, "
+            "or say insecure=True if something else protects it"
         )
     if local and uds is None and not server.handler.guard.locked:
-        # A web page could point its own host name at this machine and ask through the visitor's browser.
+        # A web page could point its own host name at this machine and ask through the visitor's
+        # browser.
         server.handler.hosts = frozenset({"localhost", "127.0.0.1", "[::1]", host.lower()})
     runner = Runner(
         server.handler,
@@ -147,23 +151,16 @@ def serve(
         patience=patience,
     )
     if block:
-        run(
-            runner,
-            on_ready=lambda ready: print(
-                f"maas serves {', '.join(server.handler.models)} at {ready.url}", flush=True
-            ),
-        )
+        run(runner, on_ready=partial(_announce, server))
         return None
     background = Background(runner)
     background.start()
     return Running(background)
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def _announce(server: Server, runner: Runner) -> None:
+    names = ", ".join(server.handler.models)
+    print(f"maas serves {names} at {runner.url}", flush=True)  # noqa: T201 - for the person who waits
 
 
 def _tls(certificate: str | None, key: str | None) -> ssl.SSLContext | None:

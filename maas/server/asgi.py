@@ -1,7 +1,7 @@
-"""The front as an ASGI app: to be mounted in FastAPI, Starlette or any ASGI server, under any prefix.
+"""The front as an ASGI app, to be mounted under any prefix of FastAPI, Starlette or another host.
 
 It needs no lifespan, which a mounted app would not get. Deadlines for receiving heads and
-the number of connections are the host's here; sizes, keys and everything behind the head hold as ever.
+the number of connections are the host's here; sizes, keys and all behind the head hold as ever.
 """
 
 import asyncio
@@ -11,8 +11,8 @@ from typing import Any
 
 from maas.errors import DeadlineExceeded, LimitExceeded
 from maas.http import Response
+from maas.server.forms import problem
 from maas.server.front import Admission, Front, Head
-from maas.server.handler import problem
 
 __all__ = ["respond"]
 
@@ -65,6 +65,7 @@ def _head(scope: _Event) -> Head:
             for name, value in scope["headers"]
         ),
         secure=scope.get("scheme") == "https",
+        root=root,
         loopback=client is None or client[0] in ("127.0.0.1", "::1"),
     )
 

@@ -310,19 +310,17 @@ class Connection(asyncio.BufferedProtocol):
         if isinstance(response.body, Sequence):
             await self._outlet.send(whole(response, close=self._closes, bodiless=bodiless))
             return
+        framing = "" if self._opening.legacy else "transfer-encoding: chunked"
+        start = head(response.status, response.headers, framing=framing, close=self._closes)
         frames = aiter(response.body)
         try:
-            await self._outlet.send((self._stream_head(response),))
+            await self._outlet.send((start,))
             if not bodiless:
                 await self._stream(frames)
         finally:
             close = getattr(frames, "aclose", None)
             if close is not None:
                 await close()
-
-    def _stream_head(self, response: Response) -> bytes:
-        framing = "" if self._opening.legacy else "transfer-encoding: chunked"
-        return head(response.status, response.headers, framing=framing, close=self._closes)
 
     async def _stream(self, frames: AsyncIterator[Sequence[Buffer]]) -> None:
         self._computing = True

@@ -34,6 +34,7 @@ class Head:
     headers : names in lower case, in the order sent; `host` is there exactly once.
     secure : the connection cannot be overheard: TLS or a unix socket.
     loopback : the peer is on this machine.
+    root : the prefix under which a host application mounted this server; not part of `path`.
     """
 
     method: str
@@ -42,6 +43,7 @@ class Head:
     headers: Headers
     secure: bool
     loopback: bool
+    root: str = ""
 
 
 @attrs.frozen

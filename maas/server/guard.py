@@ -16,7 +16,7 @@ It is read again when it changes, so that a key can be withdrawn without a resta
 import hashlib
 import hmac
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -58,7 +58,8 @@ class Caller:
         """Raises `Forbidden`, naming the grant that is missing."""
         if grant not in self.allow:
             raise Forbidden(
-                f"{model!r}: this needs the grant {grant!r}; the server's owner can allow it for your key"
+                f"{model!r}: this needs the grant {grant!r}; "
+                "the server's owner can allow it for your key"
             )
         if (
             self.models is not None
@@ -110,7 +111,8 @@ class Guard:
         scheme, _, text = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not text:
             raise Unauthenticated(
-                "this server wants a key: connect(url, auth=key), or the header 'Authorization: Bearer <key>'"
+                "this server wants a key: connect(url, auth=key), "
+                "or the header 'Authorization: Bearer <key>'"
             )
         digest = hashlib.sha256(text.strip().encode()).digest()
         found = None
@@ -167,7 +169,7 @@ class _KeyFile:
 
 
 def _key_from(name: str, table: Any, allow: frozenset[str]) -> Key:
-    if not isinstance(table, Mapping) or table.keys() - {"sha256", "allow", "models"}:
+    if type(table) is not dict or table.keys() - {"sha256", "allow", "models"}:
         raise ValueError(f"key {name!r} wants the fields sha256, allow and models")
     try:
         digest = bytes.fromhex(table["sha256"])

@@ -11,63 +11,48 @@ model, and nothing here knows whether the executor behind it is local or a gatew
 """
 
 import asyncio
-import contextlib
 import hashlib
+import logging
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import attrs
 
-from maas import values, wire
-from maas.calls import CALL, Call, Context
+from maas import tensors, values, wire
+from maas.calls import CALL, Call
 from maas.errors import (
     Cancelled,
     CodecError,
     DeadlineExceeded,
     Error,
-    LimitExceeded,
+    InternalError,
     NotFound,
     NotReady,
     Unsupported,
 )
-from maas.executors.base import ModelInfo, Stream, in_loop
-from maas.http import MSGPACK, PROBLEM, Buffer, Headers, Request, Response, header
+from maas.executors.base import ModelInfo, in_loop
+from maas.http import MSGPACK, Headers, Response, header
 from maas.limits import Limits
 from maas.model import NAME, Model
 from maas.server import json_form, page
+from maas.server.forms import JSON, Form, Packed, Plain, Route, json_response, problem
 from maas.server.front import Admission, Head
 from maas.server.guard import DEFAULT_GRANTS, Caller, Guard
 from maas.server.keyed import KeyedAnswers
 from maas.versions import versions
-from maas.wire import Description, End, Failure, Item
+from maas.wire import Description
 
-__all__ = ["RESERVED", "Handler", "problem"]
+__all__ = ["RESERVED", "Handler"]
 
 RESERVED = frozenset({"healthz", "readyz", "metrics", "v2", "maas"})
 """Names no model may have, for these are addresses of the server itself."""
 
 _METHOD = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _MSGPACK = frozenset({MSGPACK, "application/msgpack", "application/x-msgpack"})
-_JSON = "application/json"
-_LINES = "application/x-ndjson"
-
-
-@attrs.frozen
-class _Route:
-    """What `admit` decided: who asks what of which model, and in which form."""
-
-    caller: Caller
-    model: str = ""
-    method: str = ""
-    page: str = ""
-    packed: bool = False
-    html: bool = False
-    deadline: float | None = None
-    key: str | None = None
-    trace: str | None = None
+_LOG = logging.getLogger("maas")
 
 
 class Handler:
@@ -96,14 +81,16 @@ class Handler:
         for name in self.models:
             if NAME.fullmatch(name) is None or name in RESERVED:
                 raise ValueError(
-                    f"a served model's name matches {NAME.pattern} and is none of {sorted(RESERVED)}; got {name!r}"
+                    f"a served model's name matches {NAME.pattern} "
+                    f"and is none of {sorted(RESERVED)}; got {name!r}"
                 )
         self.guard = Guard(auth, allow)
         self.limits = limits or Limits()
         self.hosts = hosts
-        self._tracebacks = tracebacks
+        self.tracebacks = tracebacks
         self._draining = False
         self._keyed = KeyedAnswers()
+        self._met: dict[str, ModelInfo] = {}
         self._digests: dict[str, str] = {}
 
     def draining(self) -> None:
@@ -116,17 +103,19 @@ class Handler:
         """Leave to send a body, or the answer to a request that has none or may not have one."""
         try:
             route = self._route(head)
+            if route.page == "healthz":
+                return self._health(route)
+            if route.page == "readyz":
+                return self._ready(route)
         except Error as error:
             return problem(error)
-        if route.page:
-            return self._page(head, route)
-        return Admission(self.limits.body, route)
+        return Admission(0 if route.page else self.limits.body, route)
 
-    def _route(self, head: Head) -> _Route:
+    def _route(self, head: Head) -> Route:
         self._check_host(head)
         first, second = _segments(head.path)
         if first in ("healthz", "readyz") or second == "readyz":
-            return _Route(
+            return Route(
                 Caller("anyone", frozenset()),
                 model="" if first in ("healthz", "readyz") else first,
                 page=second or first,
@@ -135,27 +124,27 @@ class Handler:
         if head.method in ("GET", "HEAD"):
             accept = header(head.headers, "accept") or ""
             packed = any(kind in accept for kind in _MSGPACK)
-            return _Route(
+            return Route(
                 caller, model=first, page="describe", packed=packed, html="text/html" in accept
             )
         if head.method != "POST":
             raise Unsupported(f"{head.method} is not understood; GET describes, POST calls")
         return self._call_route(head, caller, first, second)
 
-    def _call_route(self, head: Head, caller: Caller, model: str, method: str) -> _Route:
+    def _call_route(self, head: Head, caller: Caller, model: str, method: str) -> Route:
         name = method or CALL
         caller.check("call", model, name)
-        self._model(caller, model)
+        self._seen(caller, model)
         content = (header(head.headers, "content-type") or "").partition(";")[0].strip().lower()
-        if content not in _MSGPACK and content != _JSON:
+        if content not in _MSGPACK and content != JSON:
             raise _UnknownContent(
-                f"content type {content!r:.60}; this server reads {MSGPACK} and {_JSON}"
+                f"content type {content!r:.60}; this server reads {MSGPACK} and {JSON}"
             )
         if self._draining:
             raise NotReady(
                 "the server is shutting down; another one will take the call", retry_after=1.0
             )
-        return _Route(
+        return Route(
             caller,
             model,
             name,
@@ -172,107 +161,109 @@ class Handler:
         name = host.rpartition(":")[0] if re.search(r":\d+$", host) else host
         if name not in self.hosts:
             raise _Misdirected(
-                f"this server answers for {', '.join(sorted(self.hosts))}, not for the host {name!r:.80}"
+                f"this server answers for {', '.join(sorted(self.hosts))}, "
+                f"not for the host {name!r:.80}"
             )
 
-    def _model(self, caller: Caller, name: str) -> Model[..., Any]:
+    def _seen(self, caller: Caller, name: str) -> Model[..., Any]:
         found = self.models.get(name) if caller.sees(name) else None
         if found is None:
             here = ", ".join(sorted(filter(caller.sees, self.models))) or "none"
             raise NotFound(f"no model {name!r:.80} here; there are: {here}")
         return found
 
-    # Pages: what has an answer without a body.
+    # Answers that need no model.
 
-    def _page(self, head: Head, route: _Route) -> Response:
-        try:
-            return _PAGES[route.page](self, head, route)
-        except Error as error:
-            return problem(error)
+    def _health(self, _route: Route) -> Response:
+        return json_response(200, {"status": "alive"})
 
-    def _health(self, _head: Head, _route: _Route) -> Response:
-        return _json(200, {"status": "alive"})
-
-    def _ready(self, _head: Head, route: _Route) -> Response:
+    def _ready(self, route: Route) -> Response:
         if self._draining:
             raise NotReady("the server is shutting down", retry_after=1.0)
         if route.model and route.model not in self.models:
             raise NotFound(f"no model {route.model!r:.80} here")
-        return _json(200, {"status": "ready"})
+        return json_response(200, {"status": "ready"})
 
-    def _describe(self, head: Head, route: _Route) -> Response:
+    # Descriptions.
+
+    async def _describe(self, route: Route) -> Response:
+        caller = route.caller
         if route.model:
-            self._model(route.caller, route.model)
-        names = [route.model] if route.model else sorted(filter(route.caller.sees, self.models))
+            self._seen(caller, route.model)
+        names = [route.model] if route.model else sorted(filter(caller.sees, self.models))
         for name in names:
-            route.caller.check("describe", name)
-        infos = {name: self._info(name) for name in names}
-        if route.packed:
-            data = self.description(infos) | {"model": route.model}
-            return Response(
-                200, (("content-type", MSGPACK),), wire.encode(Description(data), self.limits)
-            )
+            caller.check("describe", name)
+        infos = {name: await self._meet(name) for name in names}
         if route.html:
-            text = page.index(infos, base=_base(head), locked=self.guard.locked)
-            return Response(
-                200, (("content-type", "text/html; charset=utf-8"), *page.SECURITY), (text,)
-            )
-        return _json(200, json_form.plain(self.description(infos)))
-
-    def _info(self, name: str) -> ModelInfo:
-        return attrs.evolve(self.models[name].info, name=name, limits=attrs.asdict(self.limits))
-
-    def description(self, infos: Mapping[str, ModelInfo]) -> dict[str, Any]:
-        """What a client learns at its first use."""
-        return {
+            text = page.index(infos, base=route.base, locked=self.guard.locked)
+            kind: Headers = (("content-type", "text/html; charset=utf-8"),)
+            return Response(200, kind + page.SECURITY, (text,))
+        data = {
             "protocol": [wire.VERSION, wire.VERSION],
             "versions": versions(),
             "limits": attrs.asdict(self.limits),
+            "model": route.model,
             "models": {name: info.to_data() for name, info in infos.items()},
         }
+        if not route.packed:
+            return json_response(200, json_form.plain(data))
+        headers: Headers = (("content-type", MSGPACK),)
+        if len(names) == 1:
+            headers += (("maas-digest", self.digest(names[0])),)
+        return Response(200, headers, wire.encode(Description(data), self.limits))
+
+    async def _meet(self, name: str) -> ModelInfo:
+        """What the model says about itself; not on this loop, as a gateway's asks elsewhere."""
+        info = await asyncio.to_thread(self.models[name]._executor.describe)
+        info = attrs.evolve(info, name=name, where="here", limits=attrs.asdict(self.limits))
+        text = repr([(method.name, method.signature) for method in info.methods.values()])
+        self._met[name] = info
+        self._digests[name] = hashlib.sha256(text.encode()).hexdigest()[:16]
+        return info
+
+    def info(self, name: str) -> ModelInfo:
+        """What was last learned of the model."""
+        return self._met[name]
 
     def digest(self, name: str) -> str:
         """Changes when what the model takes changes, so that clients know to ask again."""
-        found = self._digests.get(name)
-        if found is None:
-            text = repr(
-                [
-                    (method.name, method.signature)
-                    for method in self.models[name].info.methods.values()
-                ]
-            )
-            found = self._digests[name] = hashlib.sha256(text.encode()).hexdigest()[:16]
-        return found
+        return self._digests.get(name, "")
 
     # Calls.
 
     async def answer(self, admission: Admission, body: bytearray) -> Response:
-        """The answer to an admitted call; failures are answers too."""
+        """The answer to an admitted request; failures are answers too."""
         route: Any = admission.route
-        reply = _Packed(self, route) if route.packed else _Plain(self, route)
+        form: Form = Packed(self, route) if route.packed else Plain(self, route)
         try:
-            call = reply.read(body)
+            if route.page:
+                return await self._describe(route)
+            if route.model not in self._met:
+                await self._meet(route.model)
+            call = form.read(body)
             if call.context.key is not None:
-                return await self._answer_keyed(call, route, reply)
-            return await self._answer(call, reply)
+                return await self._answer_keyed(call, form)
+            return await self._answer(call, form)
         except Error as error:
-            return reply.failure(error)
+            return form.failure(error)
         except Exception as error:  # noqa: BLE001 - a fault of this server must not end it
-            return reply.failure(_internal(error))
+            return form.failure(_internal(error))
 
-    async def _answer(self, call: Call, reply: "_Packed | _Plain") -> Response:
-        model = self.models[call.model]
-        if call.context.grad and _wants_gradient(call):
-            reply.route.caller.check("grad", call.model, call.method)
+    async def _answer(self, call: Call, form: Form) -> Response:
+        executor = self.models[call.model]._executor
+        if _wants_gradient(call):
+            form.route.caller.check("grad", call.model, call.method)
             raise Unsupported(
-                "this server cannot send gradients back; call under torch.no_grad(), or detach the input"
+                "this server cannot send gradients back; "
+                "call under torch.no_grad(), or detach the input"
             )
         try:
-            if model._executor.method(call.method).streams:
-                return reply.stream(model._executor.stream(call))
-            job = model._executor.submit(call)
+            method = self._met[call.model].methods.get(call.method)
+            if method is not None and method.streams:
+                return form.stream(executor.stream(call))
+            job = executor.submit(call)
         except Exception as error:  # noqa: BLE001 - wrong arguments, or no such method
-            return reply.failure(error)
+            return form.failure(error)
         try:
             await asyncio.wait_for(in_loop(job), call.context.remaining())
         except TimeoutError:
@@ -288,117 +279,21 @@ class Handler:
             pass
         if job.answer is None:
             raise Cancelled("the call was cancelled")
-        return reply.answer(job.answer)
+        return form.answer(job.answer)
 
-    async def _answer_keyed(self, call: Call, route: _Route, reply: "_Packed | _Plain") -> Response:
+    async def _answer_keyed(self, call: Call, form: Form) -> Response:
         # Another attempt has another deadline and trace, and is the same call.
         bare = attrs.evolve(call, context=attrs.evolve(call.context, deadline=None, trace=None))
         digest = hashlib.sha256(b"".join(wire.encode_call(bare, self.limits))).digest()
+        route = form.route
         key = (route.caller.id, call.model, call.method, str(call.context.key), str(route.packed))
+        left = call.context.remaining()
         try:
-            return await self._keyed.answer(
-                key, digest, lambda: self._answer(bare, reply), call.context.remaining()
-            )
+            return await self._keyed.answer(key, digest, lambda: self._answer(bare, form), left)
         except TimeoutError:
             raise DeadlineExceeded(
                 f"{call.model} did not answer in time; ask again with the same key"
             ) from None
-
-
-_PAGES: dict[str, Callable[[Handler, Head, _Route], Response]] = {
-    "healthz": Handler._health,
-    "readyz": Handler._ready,
-    "describe": Handler._describe,
-}
-
-
-class _Packed:
-    """Messages of the wire format, both ways."""
-
-    def __init__(self, handler: Handler, route: _Route) -> None:
-        self.route = route
-        self._handler = handler
-        self._limits = handler.limits
-        self._headers: Headers = (
-            ("content-type", MSGPACK),
-            ("maas-digest", handler.digest(route.model)),
-        )
-
-    def read(self, body: bytearray) -> Call:
-        call = wire.decode(body, self._limits, model=self.route.model, method=self.route.method)
-        if not isinstance(call, Call):
-            raise CodecError("this address takes a call, and another kind of message came")
-        return call
-
-    def answer(self, answer: Any) -> Response:
-        if isinstance(answer, Failure):
-            return self.failure(answer.error, answer.rng)
-        try:
-            return Response(200, self._headers, wire.encode(answer, self._limits))
-        except CodecError as error:
-            return self.failure(error)
-
-    def failure(self, error: Exception, rng: bytes | None = None) -> Response:
-        status = error.status if isinstance(error, Error) else 500
-        headers = self._headers + _retry_after(error)
-        return Response(status, headers, self._failure(error, rng))
-
-    def _failure(self, error: Exception, rng: bytes | None = None) -> Sequence[Buffer]:
-        if not self._handler._tracebacks:
-            error = error.with_traceback(None)
-        return wire.encode(Failure(error, rng), self._limits)
-
-    def stream(self, stream: Stream[Any]) -> Response:
-        return Response(200, self._headers, self._frames(stream))
-
-    async def _frames(self, stream: Stream[Any]) -> AsyncIterator[Sequence[Buffer]]:
-        async with contextlib.aclosing(stream):
-            try:
-                async for item in stream:
-                    yield wire.encode(Item(item), self._limits)
-                yield wire.encode(
-                    End(stream.info or _NOTHING, getattr(stream, "rng", None)), self._limits
-                )
-            except Exception as error:  # noqa: BLE001 - the model's, to be sent
-                yield self._failure(error, getattr(stream, "rng", None))
-
-
-class _Plain:
-    """JSON, for people with curl and for small inputs."""
-
-    def __init__(self, handler: Handler, route: _Route) -> None:
-        self.route = route
-        self._handler = handler
-
-    def read(self, body: bytearray) -> Call:
-        route = self.route
-        model = self._handler.models[route.model]
-        method = model._executor.method(route.method)
-        args, kwargs = json_form.arguments(
-            bytes(body), method, model.info.kind, self._handler.limits
-        )
-        context = Context(grad=False, deadline=route.deadline, key=route.key, trace=route.trace)
-        return Call(route.model, route.method, args, kwargs, context, owned=True)
-
-    def answer(self, answer: Any) -> Response:
-        if isinstance(answer, Failure):
-            return self.failure(answer.error)
-        return _json(200, {"result": json_form.plain(answer.value)})
-
-    def failure(self, error: Exception) -> Response:
-        return problem(error)
-
-    def stream(self, stream: Stream[Any]) -> Response:
-        return Response(200, (("content-type", _LINES),), self._lines(stream))
-
-    async def _lines(self, stream: Stream[Any]) -> AsyncIterator[Sequence[Buffer]]:
-        async with contextlib.aclosing(stream):
-            try:
-                async for item in stream:
-                    yield (json_form.line({"item": json_form.plain(item)}),)
-                yield (json_form.line({"end": True}),)
-            except Exception as error:  # noqa: BLE001 - the model's, to be sent
-                yield (json_form.line({"error": _details(error)}),)
 
 
 # Parts.
@@ -414,11 +309,8 @@ class _Misdirected(Error):
     status = 421
 
 
-_NOTHING = wire.Info()
-
-
 def _segments(path: str) -> tuple[str, str]:
-    """Model and method of a path, either may be empty; anything odd is not found, never repaired."""
+    """Model and method of a path, either may be empty; an odd path is not found, never repaired."""
     first, _, second = path.removeprefix("/").partition("/")
     if not path.startswith("/") or (first and NAME.fullmatch(first) is None):
         raise NotFound(f"nothing is at {path!r:.80}")
@@ -436,53 +328,33 @@ def _deadline(seconds: str | None) -> float | None:
 
 
 def _base(head: Head) -> str:
-    return f"{'https' if head.secure else 'http'}://{header(head.headers, 'host') or 'localhost'}"
+    scheme = "https" if head.secure else "http"
+    return f"{scheme}://{header(head.headers, 'host') or 'localhost'}{head.root}"
 
 
 def _wants_gradient(call: Call) -> bool:
-    found = False
+    if not call.context.grad:
+        return False
+    return any(map(_requires_grad, (*call.args, *call.kwargs.values())))
+
+
+def _requires_grad(value: Any) -> bool:
+    if type(value) in tensors.CLAIMED or type(value) in _SCALARS:
+        return bool(getattr(value, "requires_grad", False))
+    found: list[bool] = []
 
     def look(array: Any, _path: values.Path) -> Any:
-        nonlocal found
-        found = found or bool(getattr(array, "requires_grad", False))
+        found.append(_requires_grad(array))
         return array
 
-    limits = Limits()
-    for value in (*call.args, *call.kwargs.values()):
-        values.rebuild(value, (None, "argument", 1), look, limits)
-    return found
+    values.rebuild(value, (None, "argument", 1), look, _ANY)
+    return any(found)
 
 
-def _internal(error: Exception) -> Exception:
-    import logging
-
-    logging.getLogger("maas").exception("a request failed", exc_info=error)
-    return Error("the server failed to answer; its log tells why")
+_SCALARS = frozenset({str, int, float, bool, bytes, type(None)})
+_ANY = Limits()
 
 
-def _retry_after(error: Exception) -> Headers:
-    seconds = getattr(error, "retry_after", None) if isinstance(error, Error) else None
-    return () if seconds is None else (("retry-after", str(max(1, round(seconds)))),)
-
-
-def _json(status: int, data: Any, content_type: str = _JSON, headers: Headers = ()) -> Response:
-    return Response(status, (("content-type", content_type), *headers), (json_form.line(data),))
-
-
-def _details(error: Exception) -> dict[str, Any]:
-    known = isinstance(error, Error)
-    return {
-        "type": "about:blank" if not known else f"urn:maas:{error.code}",
-        "title": type(error).__name__,
-        "status": error.status if known else 500,
-        "detail": str(error),
-    }
-
-
-def problem(error: Exception) -> Response:
-    """The error as problem details (RFC 9457)."""
-    details = _details(error)
-    headers = _retry_after(error)
-    if details["status"] == 401:
-        headers += (("www-authenticate", "Bearer"),)
-    return _json(details["status"], details, PROBLEM, headers)
+def _internal(error: Exception) -> Error:
+    _LOG.exception("a request failed", exc_info=error)
+    return InternalError("the server failed to answer; its log tells why")

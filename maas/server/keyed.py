@@ -44,7 +44,8 @@ class KeyedAnswers:
     ) -> Response:
         """The answer of the one run of this call.
 
-        A caller who leaves, or whose `timeout` passes, does not stop the run: its answer waits for the next try.
+        A caller who leaves, or whose `timeout` passes, does not stop the run: its answer waits for
+        the next try.
 
         Raises
         ------

@@ -22,7 +22,6 @@ import numpy as np
 from hypothesis import strategies as st
 
 from maas import tensors
-from maas.calls import CALL
 from maas.errors import SignatureError
 from maas.model import Asked, Model
 from maas.schema import Schema, TensorSpec, mismatch
@@ -92,12 +91,10 @@ def calls(
 def _asked(model: Any) -> tuple[Signature, str]:
     if isinstance(model, Signature):
         return model, _framework()
-    asked = model if isinstance(model, Asked) else Model(model)
-    owner, method = asked._ask()
-    info = owner.info
+    asked: Asked[..., Any] = model if isinstance(model, Asked) else Model(model)
     # A NumPy caller of a torch module is served as well, but it is not the usual one.
-    kind = "torch" if info.kind == "torch" else _framework()
-    return info.methods[method].signature, kind
+    kind = "torch" if asked._executor.describe().kind == "torch" else _framework()
+    return asked._executor.method(asked._method).signature, kind
 
 
 def _framework() -> str:
@@ -302,7 +299,7 @@ def _further(drawing: _Drawing, signature: Signature, parameter: Parameter) -> d
 def invalid_calls(
     model: Any, *, sizes: st.SearchStrategy[int] = _SIZES, arrays: str | None = None
 ) -> st.SearchStrategy[Arguments]:
-    """Calls that a model refuses: a wrong number or name, type, dtype, shape, or lengths that clash.
+    """Calls that a model refuses: wrong numbers, names, types, dtypes, shapes, clashing lengths.
 
     Raises
     ------
@@ -371,7 +368,7 @@ def _changes(schema: Schema) -> Iterator[Callable[[Any], Any]]:
 
 
 def _longer(axis: int, array: Any) -> Any:
-    """One more along an axis: wrong where that has a length, or a symbol that stands elsewhere too."""
+    """One more along an axis: wrong where that has a length, or a symbol with a second use."""
     shape = list(tensors.facts(array)[1])  # type: ignore[index]
     shape[axis] += 1
     return _zeros(array, None, shape)

@@ -32,7 +32,7 @@ __all__ = ["PLACES", "Connector", "Mounted", "Place"]
 
 _Event = MutableMapping[str, Any]
 _MOST_OPEN = 64
-"""Places kept open at once; a server costs a thread and five file descriptors, and a process has 1,024."""
+"""Kept open at once: a server costs a thread and five file descriptors, of 1,024 often."""
 
 
 class Mounted:

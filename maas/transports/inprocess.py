@@ -7,8 +7,9 @@ stream nor its backpressure.
 
 import asyncio
 import concurrent.futures
+import contextlib
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any
 
 from maas.errors import DeadlineExceeded, LimitExceeded, ProtocolError, StreamInterrupted
@@ -78,24 +79,16 @@ class InProcessTransport:
         """There is nothing to let go of."""
 
 
-def _until(deadline: float | None) -> "_Deadline":
-    return _Deadline(deadline)
-
-
-class _Deadline:
-    """`asyncio.timeout` that raises our own error."""
-
-    def __init__(self, deadline: float | None) -> None:
-        self._timeout = asyncio.timeout(None if deadline is None else deadline - time.monotonic())
-
-    async def __aenter__(self) -> None:
-        await self._timeout.__aenter__()
-
-    async def __aexit__(self, *error: Any) -> None:
-        try:
-            await self._timeout.__aexit__(*error)
-        except TimeoutError:
+@contextlib.asynccontextmanager
+async def _until(deadline: float | None) -> AsyncIterator[None]:
+    left = None if deadline is None else deadline - time.monotonic()
+    try:
+        async with asyncio.timeout(left) as timeout:
+            yield
+    except TimeoutError:
+        if timeout.expired():
             raise DeadlineExceeded("no reply in time") from None
+        raise
 
 
 class _Exchange:

@@ -1,6 +1,8 @@
 import asyncio
 import concurrent.futures
 import http.server
+import os
+import signal
 import socket
 import ssl
 import threading
@@ -23,7 +25,6 @@ from maas.transports.sockets import SocketTransport
 
 PATIENCE = 30.0
 MUCH = 32 * 2**20
-GET = Request("GET", "/")
 
 
 def post(*body):
@@ -675,19 +676,14 @@ def test_a_cancelled_call_leaves_its_server(village, transport_to, way, pieces):
 def test_an_interrupted_thread_leaves_its_server(village, transport_to):
     """Ctrl-C in the middle of a call drops the connection with its half-read reply."""
     leaving = Leaving()
-    served = village.serve(answering(reply(b"12345"), then=leaving))
-    transport = transport_to(served.address)
 
-    class Interrupting(bytes):
-        def __len__(self):
-            raise KeyboardInterrupt
+    async def interrupt(reader, writer):
+        os.kill(os.getpid(), signal.SIGINT)
+        await leaving(reader, writer)
 
-    connection = transport._connect(None)
-    connection._receive = lambda _exchange: Interrupting().__len__()
-    connection.reusable = True
-    transport._sockets.give(connection)
+    served = village.serve(answering(b"HTTP/1.1 200", then=interrupt))
     with pytest.raises(KeyboardInterrupt):
-        transport.send(post(b"x"), soon(), 100)
+        transport_to(served.address).send(post(b"x"), soon(), 100)
     assert leaving.left.wait(PATIENCE)
 
 

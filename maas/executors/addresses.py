@@ -1,0 +1,109 @@
+"""URLs to executors: what `connect("https://...")` asks through.
+
+The lean transport over sockets carries every call but those that ask for a proxy or HTTP/2,
+which httpx does well. Nothing is sent here.
+"""
+
+import importlib
+import ipaddress
+import ssl
+import urllib.parse
+from typing import Any
+
+from maas.executors.remote import RemoteExecutor
+from maas.limits import Limits
+from maas.transports.base import Transport
+
+__all__ = ["connect_url", "is_loopback"]
+
+
+def connect_url(
+    url: str,
+    *,
+    auth: str | None = None,
+    verify: "ssl.SSLContext | str | None" = None,
+    insecure: bool = False,
+    proxy: str | None = None,
+    http2: bool = False,
+    limits: Limits | None = None,
+    connect_timeout: float = 10.0,
+) -> RemoteExecutor:
+    """The executor for a URL; nothing is sent yet.
+
+    Raises
+    ------
+    ValueError
+        A URL that names no place, or a key that would travel unencrypted off this machine.
+    """
+    parts = urllib.parse.urlsplit(url)
+    if parts.query or parts.fragment or parts.username is not None or not parts.netloc:
+        raise ValueError(
+            f"{url!r} names no place; write {parts.scheme}://host:port/model, a key as auth="
+        )
+    unix = parts.scheme == "http+unix"
+    if (
+        auth is not None
+        and parts.scheme == "http"
+        and not insecure
+        and not is_loopback(parts.hostname)
+    ):
+        raise ValueError(
+            f"the key would travel unencrypted to {parts.netloc}; use https://, or insecure=True"
+        )
+    tls = _tls(verify) if parts.scheme == "https" else None
+    if proxy is not None or http2:
+        if unix:
+            raise TypeError("proxy= and http2= make no sense for a unix socket; drop them")
+        transport: Transport = _by_httpx(url, tls, proxy, http2, connect_timeout)
+    else:
+        transport = _by_socket(parts, tls, connect_timeout)
+    where = url.rstrip("/")
+    return RemoteExecutor(transport, parts.path, where, auth=auth, limits=limits)
+
+
+def is_loopback(host: str | None) -> bool:
+    """Whether what is sent to that host stays on this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host or "").is_loopback
+    except ValueError:
+        return False
+
+
+def _tls(verify: "ssl.SSLContext | str | None") -> ssl.SSLContext:
+    if isinstance(verify, ssl.SSLContext):
+        return verify
+    context = ssl.create_default_context(cafile=verify)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def _by_socket(
+    parts: urllib.parse.SplitResult, tls: ssl.SSLContext | None, connect_timeout: float
+) -> Transport:
+    sockets = importlib.import_module("maas.transports.sockets")
+    if parts.scheme == "http+unix":
+        address: tuple[Any, ...] = ("unix", urllib.parse.unquote(parts.netloc))
+        host = "localhost"
+    else:
+        address = ("tcp", parts.hostname, parts.port or (443 if tls else 80))
+        host = parts.netloc
+    transport: Transport = sockets.SocketTransport(
+        address,
+        tls=tls,
+        server_name=parts.hostname if tls else None,
+        host=host,
+        connect_timeout=connect_timeout,
+    )
+    return transport
+
+
+def _by_httpx(
+    url: str, tls: ssl.SSLContext | None, proxy: str | None, http2: bool, connect_timeout: float
+) -> Transport:
+    proxied = importlib.import_module("maas.transports.proxied")
+    transport: Transport = proxied.connect(
+        url, tls=tls, proxy=proxy, http2=http2, connect_timeout=connect_timeout
+    )
+    return transport

@@ -1,0 +1,202 @@
+"""The two forms a call and its answer have: messages of the wire format, and JSON.
+
+The caller's content type decides, once, and nothing in the body may choose another.
+"""
+
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Protocol
+
+import attrs
+
+from maas import wire
+from maas.calls import Call, Context, Info
+from maas.errors import CodecError, Error, NotFound
+from maas.executors.base import ModelInfo, Stream, no_method
+from maas.http import MSGPACK, PROBLEM, Buffer, Headers, Response
+from maas.limits import Limits
+from maas.server import json_form
+from maas.server.guard import Caller
+from maas.wire import End, Failure, Item
+
+__all__ = ["JSON", "Form", "Packed", "Plain", "Route", "Serving", "json_response", "problem"]
+
+JSON = "application/json"
+LINES = "application/x-ndjson"
+
+
+@attrs.frozen
+class Route:
+    """What a request's head decided: who asks what of which model, and in which form."""
+
+    caller: Caller
+    model: str = ""
+    method: str = ""
+    page: str = ""
+    packed: bool = False
+    html: bool = False
+    base: str = ""
+    deadline: float | None = None
+    key: str | None = None
+    trace: str | None = None
+
+
+class Serving(Protocol):
+    """What a form needs to know of the handler."""
+
+    limits: Limits
+    tracebacks: bool
+
+    def info(self, name: str) -> ModelInfo:
+        """What the model says about itself."""
+
+    def digest(self, name: str) -> str:
+        """Changes when what the model takes changes."""
+
+
+class Form(Protocol):
+    """How a call is read and its answer written."""
+
+    route: Route
+
+    def read(self, body: bytearray) -> Call:
+        """The call that the body holds."""
+
+    def answer(self, answer: Any) -> Response:
+        """A `Result` or `Failure`."""
+
+    def failure(self, error: Exception) -> Response:
+        """An error."""
+
+    def stream(self, stream: Stream[Any]) -> Response:
+        """Items as they come."""
+
+
+class Packed:
+    """Messages of the wire format, both ways."""
+
+    def __init__(self, serving: Serving, route: Route) -> None:
+        self.route = route
+        self._serving = serving
+        self._limits = serving.limits
+        self._headers: Headers = (
+            ("content-type", MSGPACK),
+            ("maas-digest", serving.digest(route.model)),
+        )
+
+    def read(self, body: bytearray) -> Call:
+        """The call that the message holds."""
+        call = wire.decode(body, self._limits, model=self.route.model, method=self.route.method)
+        if not isinstance(call, Call):
+            raise CodecError("this address takes a call, and another kind of message came")
+        return call
+
+    def answer(self, answer: Any) -> Response:
+        """The answer, whole."""
+        if isinstance(answer, Failure):
+            return self.failure(answer.error, answer.rng)
+        try:
+            return Response(200, self._headers, wire.encode(answer, self._limits))
+        except CodecError as error:
+            return self.failure(error)
+
+    def failure(self, error: Exception, rng: bytes | None = None) -> Response:
+        """The error as a message."""
+        status = error.status if isinstance(error, Error) else 500
+        headers = self._headers + _retry_after(error)
+        return Response(status, headers, self._failure(error, rng))
+
+    def _failure(self, error: Exception, rng: bytes | None = None) -> Sequence[Buffer]:
+        if not self._serving.tracebacks:
+            error = error.with_traceback(None)
+        return wire.encode(Failure(error, rng), self._limits)
+
+    def stream(self, stream: Stream[Any]) -> Response:
+        """Items, and the end or the error, as messages."""
+        return Response(200, self._headers, self._frames(stream))
+
+    async def _frames(self, stream: Stream[Any]) -> AsyncIterator[Sequence[Buffer]]:
+        async with contextlib.aclosing(stream):
+            try:
+                async for item in stream:
+                    yield wire.encode(Item(item), self._limits)
+                yield wire.encode(
+                    End(stream.info or Info(), getattr(stream, "rng", None)), self._limits
+                )
+            except Exception as error:  # noqa: BLE001 - the model's, to be sent
+                yield self._failure(error, getattr(stream, "rng", None))
+
+
+class Plain:
+    """JSON, for people with curl and for small inputs."""
+
+    def __init__(self, serving: Serving, route: Route) -> None:
+        self.route = route
+        self._serving = serving
+
+    def read(self, body: bytearray) -> Call:
+        """The call that the JSON text holds."""
+        route = self.route
+        info = self._serving.info(route.model)
+        method = info.methods.get(route.method)
+        if method is None:
+            raise NotFound(str(no_method(route.model, route.method, info.methods)))
+        args, kwargs = json_form.arguments(bytes(body), method, info.kind, self._serving.limits)
+        context = Context(grad=False, deadline=route.deadline, key=route.key, trace=route.trace)
+        return Call(route.model, route.method, args, kwargs, context, owned=True)
+
+    def answer(self, answer: Any) -> Response:
+        """The answer as JSON."""
+        if isinstance(answer, Failure):
+            return self.failure(answer.error)
+        return json_response(200, {"result": json_form.plain(answer.value)})
+
+    def failure(self, error: Exception) -> Response:
+        """The error as problem details."""
+        return problem(error)
+
+    def stream(self, stream: Stream[Any]) -> Response:
+        """Items as lines of JSON."""
+        return Response(200, (("content-type", LINES),), self._lines(stream))
+
+    async def _lines(self, stream: Stream[Any]) -> AsyncIterator[Sequence[Buffer]]:
+        async with contextlib.aclosing(stream):
+            try:
+                async for item in stream:
+                    yield (json_form.line({"item": json_form.plain(item)}),)
+                yield (json_form.line({"end": True}),)
+            except Exception as error:  # noqa: BLE001 - the model's, to be sent
+                yield (json_form.line({"error": _details(error)}),)
+
+
+def _retry_after(error: Exception) -> Headers:
+    seconds = getattr(error, "retry_after", None) if isinstance(error, Error) else None
+    return () if seconds is None else (("retry-after", str(max(1, round(seconds)))),)
+
+
+def json_response(
+    status: int, data: Any, content_type: str = JSON, headers: Headers = ()
+) -> Response:
+    """A reply whose body is one JSON text."""
+    return Response(status, (("content-type", content_type), *headers), (json_form.line(data),))
+
+
+def _details(error: Exception) -> dict[str, Any]:
+    code, status = ("model", 500)
+    if isinstance(error, Error):
+        code, status = error.code, error.status
+    return {
+        "type": f"urn:maas:{code}",
+        "title": type(error).__name__,
+        "status": status,
+        "detail": str(error),
+    }
+
+
+def problem(error: Exception) -> Response:
+    """The error as problem details (RFC 9457)."""
+    details = _details(error)
+    headers = _retry_after(error)
+    if details["status"] == 401:
+        headers += (("www-authenticate", "Bearer"),)
+    return json_response(details["status"], details, PROBLEM, headers)
