@@ -4,8 +4,9 @@ Never msgpack's own timestamp, which refuses naive times and turns offsets into 
 """
 
 import datetime as dt
+import importlib
 import re
-import zoneinfo
+import sys
 from typing import Any
 
 from maas.errors import CodecError
@@ -18,11 +19,17 @@ _ZONE = re.compile(r"[A-Za-z0-9_+\-]{1,32}(/[A-Za-z0-9_+\-]{1,32}){0,3}")
 """Zone keys lead to files; those with a dot or a leading slash do not even reach zoneinfo."""
 
 
+def _is_zone_info(zone: dt.tzinfo) -> bool:
+    # zoneinfo asks sysconfig where the files are, 15 ms at import; who has a zone has paid them.
+    zoneinfo = sys.modules.get("zoneinfo")
+    return zoneinfo is not None and type(zone) is zoneinfo.ZoneInfo and zone.key is not None
+
+
 def _pack_zone(zone: dt.tzinfo | None, path: Path) -> Any:
     if zone is None:
         return None
-    if type(zone) is zoneinfo.ZoneInfo and zone.key is not None:
-        return zone.key
+    if _is_zone_info(zone):
+        return zone.key  # type: ignore[attr-defined]
     if type(zone) is dt.timezone:
         offset = zone.utcoffset(None) // dt.timedelta(microseconds=1)
         plain = dt.timezone(dt.timedelta(microseconds=offset))
@@ -39,7 +46,7 @@ def _load_zone(packed: Any) -> dt.tzinfo | None:
     if type(packed) is str:
         if not _ZONE.fullmatch(packed):
             raise CodecError(f"{brief(packed)} is no time zone")
-        return zoneinfo.ZoneInfo(packed)
+        return importlib.import_module("zoneinfo").ZoneInfo(packed)  # type: ignore[no-any-return]
     if type(packed) is int:
         return dt.timezone(dt.timedelta(microseconds=packed))
     offset, name = fields(packed, "a time zone", int, str)

@@ -3,9 +3,7 @@
 No name leads to an import: a library's exceptions are known where it is loaded already.
 """
 
-import asyncio
 import builtins
-import queue
 import sys
 
 from maas import errors
@@ -24,23 +22,18 @@ _OURS = {
     for name in errors.__all__
     if issubclass(getattr(errors, name), Error)
 }
-_STANDARD = {
-    f"{kind.__module__}.{kind.__qualname__}": kind
-    for kind in (
-        asyncio.InvalidStateError,
-        asyncio.QueueEmpty,
-        asyncio.QueueFull,
-        queue.Empty,
-        queue.Full,
-    )
-}
 _LIBRARIES = (
+    "_queue.Empty",
+    "asyncio.exceptions.InvalidStateError",
+    "asyncio.queues.QueueEmpty",
+    "asyncio.queues.QueueFull",
     "decimal.DivisionByZero",
     "decimal.InvalidOperation",
     "json.decoder.JSONDecodeError",
     "numpy.exceptions.AxisError",
     "numpy.exceptions.DTypePromotionError",
     "numpy.linalg.LinAlgError",
+    "queue.Full",
     "struct.error",
     "torch.AcceleratorError",
     "torch.OutOfMemoryError",
@@ -71,7 +64,7 @@ def known_class(name: str) -> type[Exception] | None:
     entry = registered(name)
     if entry is not None:
         return entry.cls if issubclass(entry.cls, Exception) else None
-    found = _BUILTINS.get(name) or _OURS.get(name) or _STANDARD.get(name)
+    found = _BUILTINS.get(name) or _OURS.get(name)
     if found is None and name in _LIBRARIES:
         module, _, attribute = name.rpartition(".")
         found = getattr(sys.modules.get(module), attribute, None)

@@ -8,7 +8,8 @@ import asyncio
 import concurrent.futures
 import os
 import threading
-from collections.abc import Coroutine
+import time
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from maas.errors import ForkError
@@ -61,6 +62,12 @@ class LoopThread:
         threading.Thread(target=loop.run_forever, name=self._name, daemon=True).start()
         self._pid = os.getpid()
         self._loop = loop
+
+    def call_at(self, deadline: float, function: Callable[[], object]) -> None:
+        """Calls the function on the loop once `time.monotonic()` has reached the deadline."""
+        loop = self.loop()
+        left = deadline - time.monotonic()
+        loop.call_soon_threadsafe(loop.call_later, left, function)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
         """Starts the coroutine on the loop; its future can be cancelled."""

@@ -16,7 +16,7 @@ import attrs
 
 from maas.backends.base import Method
 from maas.calls import CALL, Call, Info, Result
-from maas.errors import CodecError
+from maas.errors import CodecError, DeadlineExceeded
 from maas.signature import Signature
 from maas.wire import Failure
 
@@ -29,6 +29,7 @@ __all__ = [
     "executor_for",
     "finish",
     "in_loop",
+    "late",
     "no_method",
 ]
 
@@ -150,6 +151,12 @@ class Job(concurrent.futures.Future[T], Generic[T]):
         """Batch size, queue and compute seconds, and where it ran; None until it has."""
         return self.answer.info if isinstance(self.answer, Result) else None
 
+    def expire(self, failure: Failure) -> None:
+        """Settles with a failure that came from outside, and asks the running work to stop."""
+        self.settle(failure)
+        if self.answer is failure and self._on_cancel is not None:
+            self._on_cancel()
+
     def settle(self, answer: Result | Failure) -> None:
         """Gives the answer to whoever waits; ignored after `cancel()`."""
         if not self._claim.acquire(blocking=False):
@@ -192,6 +199,11 @@ def no_method(model: str, name: str, methods: Mapping[str, Method]) -> Attribute
     known = ", ".join("the call itself" if known == CALL else known for known in methods)
     asked = "cannot be called itself" if name == CALL else f"has no method {name!r}"
     return AttributeError(f"model {model!r} {asked}; it has: {known}", name=name)
+
+
+def late(model: str) -> DeadlineExceeded:
+    """The deadline passed: the same words wherever the model runs."""
+    return DeadlineExceeded(f"{model} did not answer in time; what it still gives is discarded")
 
 
 class _End:

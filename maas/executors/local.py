@@ -20,7 +20,7 @@ from maas import ambient
 from maas.backends.base import ITEM, RESULT, Backend, Border, Method, admit, release
 from maas.calls import CALL, Call, Context, Info, Result
 from maas.errors import Cancelled, DeadlineExceeded, ForkError, SignatureError, Unsupported
-from maas.executors.base import END, Job, ModelInfo, Stream, finish, no_method
+from maas.executors.base import END, Job, ModelInfo, Stream, finish, late, no_method
 from maas.executors.modes import ModeGate
 from maas.failures import presentable
 from maas.loops import LoopThread
@@ -127,11 +127,7 @@ class LocalExecutor:
 
     def _waited_for(self, call: Call) -> Result:
         job = self.submit(call)
-        if not concurrent.futures.wait([job], call.context.remaining()).done:
-            job.cancel()
-            raise DeadlineExceeded(
-                f"{self.name} did not answer in time; what it still gives is discarded"
-            )
+        concurrent.futures.wait([job])
         if job.answer is None:
             raise Cancelled(f"the call to {self.name} was cancelled")
         return finish(job.answer)
@@ -142,10 +138,20 @@ class LocalExecutor:
         if method.streams:
             raise Unsupported(f"{self.name} streams its items; use .stream(...) or a for loop")
         if method.asynchronous:
-            return self._submit_coroutine(call, method)
-        job: Job[Any] = Job()
-        self.lane(call, method).submit(self._work, job, call, method, time.monotonic())
+            job = self._submit_coroutine(call, method)
+        else:
+            job = Job()
+            self.lane(call, method).submit(self._work, job, call, method, time.monotonic())
+        if call.context.deadline is not None:
+            self._release_at(call.context.deadline, job)
         return job
+
+    def _release_at(self, deadline: float, job: Job[Any]) -> None:
+        """Gives the caller up at the deadline; a module that runs goes on, and its result is discarded."""
+        late = DeadlineExceeded(
+            f"{self.name} did not answer in time; what it still gives is discarded"
+        )
+        _coroutines.call_at(deadline, lambda: job.expire(Failure(late)))
 
     def _work(self, job: Job[Any], call: Call, method: Method, arrived: float) -> None:
         if job.done():
@@ -314,6 +320,15 @@ class _GeneratorStream(_LocalStream):
         self._stepping = threading.Lock()
 
     def _step(self) -> Any:
+        left = self._call.context.remaining()
+        if left is None or self._ended:
+            return self._advance()
+        stepping = self._pull()
+        if not concurrent.futures.wait([stepping], left).done:
+            raise late(self._executor.name)
+        return stepping.result()
+
+    def _advance(self) -> Any:
         with self._stepping:
             if self._ended:
                 return END
@@ -340,7 +355,7 @@ class _GeneratorStream(_LocalStream):
                 )
 
     def _pull(self) -> concurrent.futures.Future[Any]:
-        return self._executor.lane(self._call, self._method).submit(self._step)
+        return self._executor.lane(self._call, self._method).submit(self._advance)
 
     def close(self) -> None:
         """Ends the generator, on this thread."""

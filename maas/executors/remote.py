@@ -37,7 +37,7 @@ from maas.errors import (
     Unsupported,
     VersionMismatch,
 )
-from maas.executors.base import END, Job, ModelInfo, Stream, finish, no_method
+from maas.executors.base import END, Job, ModelInfo, Stream, finish, late, no_method
 from maas.executors.retries import Attempts, Budget
 from maas.http import MSGPACK, Buffer, Headers, Request, Response, header
 from maas.limits import Limits
@@ -261,6 +261,8 @@ class RemoteExecutor:
                     time.sleep(step)  # type: ignore[arg-type]
             except TransportError as error:
                 outcome = error
+            except DeadlineExceeded as error:
+                raise late(self.name) from error
 
     async def _there(self, conversation: _Conversation, deadline: float | None) -> Any:
         outcome: Response | Exception | None = None
@@ -281,6 +283,8 @@ class RemoteExecutor:
                     outcome = None
             except TransportError as error:
                 outcome = error
+            except DeadlineExceeded as error:
+                raise late(self.name) from error
 
     # What users ask.
 
@@ -462,9 +466,11 @@ class _RemoteStream(Stream[Any]):
                 if self._reply is None:
                     self._reply = await self._executor.open(self._call)
                 return await self._finished(await self._executor.next(self._reply))
-            except BaseException:
+            except BaseException as error:
                 # A frame read by half leaves nothing to go on with.
                 await self._close()
+                if isinstance(error, DeadlineExceeded):
+                    raise late(self._executor.name) from error
                 raise
 
     async def _finished(self, message: Item | End | Failure) -> Any:

@@ -33,7 +33,7 @@ from maas.errors import (
     NotReady,
     Unsupported,
 )
-from maas.executors.base import ModelInfo, in_loop
+from maas.executors.base import ModelInfo, in_loop, late
 from maas.http import MSGPACK, Headers, Response, header
 from maas.limits import Limits
 from maas.model import NAME, Model
@@ -269,9 +269,7 @@ class Handler:
         except TimeoutError:
             if job.answer is None:
                 job.cancel()
-                raise DeadlineExceeded(
-                    f"{call.model} did not answer in time; what it still gives is discarded"
-                ) from None
+                raise late(call.model) from None
         except asyncio.CancelledError:
             job.cancel()
             raise

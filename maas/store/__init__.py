@@ -45,7 +45,7 @@ def save(model: Any, folder: str | os.PathLike[str]) -> None:
     module = _module(model)
     weights = _torch("maas.store.torch_weights")
     architecture, reason = weights.architecture(module)
-    with folders.building(Path(os.path.abspath(folder))) as new:
+    with folders.building(Path(folder).absolute()) as new:
         manifest = Manifest(
             name=model.name,
             kind=model.info.kind,
@@ -61,15 +61,19 @@ def save(model: Any, folder: str | os.PathLike[str]) -> None:
 
 
 def load(
-    folder: str | os.PathLike[str], into: Any = None, *, name: str | None = None, device: str | None = None
+    folder: str | os.PathLike[str],
+    into: Any = None,
+    *,
+    name: str | None = None,
+    device: str | None = None,
 ) -> Model[..., Any]:
     """The model in a folder that `maas.save` made; no code of the folder runs, for there is none.
 
     Parameters
     ----------
     folder : the model's folder.
-    into : an instance of the model's class, for a class of one's own. It gets the folder's tensors, modes and
-        `requires_grad` flags if it has exactly the same tensors, and is left as it was if not.
+    into : an instance of the model's class, for a class of one's own. It gets the folder's tensors,
+        modes and `requires_grad` flags if it has exactly the same tensors, else nothing.
     name : what to call the model; as it was called by default.
     device : torch device to move it to; the CPU, or where `into` is, by default.
 
@@ -85,14 +89,22 @@ def load(
     with folders.opened(Path(folder)) as files:
         manifest = Manifest.from_json(files.manifest)
         if manifest.kind != "torch" or NAME.fullmatch(manifest.name) is None:
-            raise CodecError(f"model.json is of {manifest.name!r:.80}, a {manifest.kind!r:.20}, which is no model of torch")
+            raise CodecError(
+                f"model.json is of {manifest.name!r:.80}, a {manifest.kind!r:.20}; "
+                f"wanted a torch model with a name that matches {NAME.pattern}"
+            )
         weights = _torch("maas.store.torch_weights")
         _check_into(into, manifest)
         if into is None:
             into = weights.restored(files, manifest)
         else:
             weights.fill(into, files, manifest)
-    model: Model[..., Any] = Model(into, name=name or manifest.name, signature=manifest.signature, device=device)
+    model: Model[..., Any] = Model(
+        into,
+        name=manifest.name if name is None else name,
+        signature=manifest.signature,
+        device=device,
+    )
     return model if manifest.mode.handle is None else model.train(manifest.mode.handle)
 
 
@@ -102,20 +114,26 @@ def _module(model: Model[..., Any]) -> Any:
         raise Unsupported(f"model {model.name!r} runs at {model.where}; save it there")
     if model.info.kind != "torch":
         raise TypeError(
-            f"model {model.name!r} is a {model.info.kind}, and its code cannot be stored: serve it by its import path, "
-            "as in `maas serve package.module:name`, or connect to it with maas.connect('local:package.module:name')"
+            f"model {model.name!r} is a {model.info.kind}, and its code cannot be stored: serve it by "
+            "its import path, as in `maas serve package.module:name`, or connect to it there with "
+            "maas.connect('local:package.module:name')"
         )
     return executor._backend._module  # type: ignore[attr-defined]
 
 
 def _check_into(into: Any, manifest: Manifest) -> None:
-    if into is not None and (isinstance(into, type | Model) or backend_for(into).kind != manifest.kind):
-        raise TypeError(f"into= wants an instance of {manifest.module}, as in into=Net(); got {into!r:.80}")
+    if into is not None and (
+        isinstance(into, type | Model) or backend_for(into).kind != manifest.kind
+    ):
+        raise TypeError(
+            f"into= wants an instance of {manifest.module}, as in into=Net(); got {into!r:.80}"
+        )
     if into is None and manifest.architecture is None:
         raise Unsupported(
-            f"this folder holds the weights of a {manifest.module}, not its code ({manifest.reason:.300}): give an instance, "
-            f"maas.load(folder, into={manifest.module.rpartition('.')[2]}(...)), or build the model of torch's standard "
-            "layers alone, such as torch.nn.Sequential, which are stored whole"
+            f"this folder holds the weights of a {manifest.module}, not its code "
+            f"({manifest.reason}): give an instance, "
+            f"maas.load(folder, into={manifest.module.rpartition('.')[2]}(...)), or build the model "
+            "of torch's standard layers alone, such as torch.nn.Sequential, which are stored whole"
         )
 
 
@@ -126,5 +144,7 @@ def _torch(module: str) -> Any:
         if error.name not in ("torch", "safetensors"):
             raise
         raise ImportError(
-            f"a model folder needs {error.name}, which is not installed: pip install 'maas-sdk[torch]'", name=error.name
+            f"a model folder needs {error.name}, which is not installed: "
+            "pip install 'maas-sdk[torch]'",
+            name=error.name,
         ) from None

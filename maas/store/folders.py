@@ -84,7 +84,9 @@ def _inside(stack: contextlib.ExitStack, folder: Path) -> int:
     try:
         return _held(stack, os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
     except NotADirectoryError:
-        raise CodecError(f"{folder} is no folder; maas.load wants the folder that maas.save made") from None
+        raise CodecError(
+            f"{folder} is no folder; maas.load wants the folder that maas.save made"
+        ) from None
 
 
 def _held(stack: contextlib.ExitStack, file: int) -> int:
@@ -98,10 +100,14 @@ def _file(stack: contextlib.ExitStack, inside: int, name: str) -> tuple[int, int
     try:
         file = _held(stack, os.open(name, flags, dir_fd=inside))
     except FileNotFoundError:
-        raise FileNotFoundError(errno.ENOENT, f"a model folder holds {MANIFEST} and {WEIGHTS}; missing", name) from None
+        raise FileNotFoundError(
+            errno.ENOENT, f"a model folder holds {MANIFEST} and {WEIGHTS}; missing", name
+        ) from None
     except OSError as error:
         if error.errno in (errno.ELOOP, errno.ENXIO, errno.EMLINK):
-            raise CodecError(f"{name} is not a plain file of the model folder; links are not followed") from None
+            raise CodecError(
+                f"{name} is not a plain file of the model folder; links are not followed"
+            ) from None
         raise
     status = os.fstat(file)
     if not stat.S_ISREG(status.st_mode):
@@ -151,16 +157,21 @@ def _flush(path: Path) -> None:
 
 def _check_replaceable(folder: Path) -> None:
     if folder.is_symlink():
-        raise FileExistsError(errno.EEXIST, "a link is not replaced; save to the folder it leads to", str(folder))
+        raise FileExistsError(
+            errno.EEXIST, "a link is not replaced; save to the folder it leads to", str(folder)
+        )
     if not folder.exists():
         return
-    found = sorted(os.listdir(folder)) if folder.is_dir() else [folder.name]
+    found = sorted(each.name for each in folder.iterdir()) if folder.is_dir() else [folder.name]
     if not found:
         return
     strangers = [name for name in found if name not in (MANIFEST, WEIGHTS)]
     if strangers or not _is_model(folder):
         raise FileExistsError(
-            errno.EEXIST, f"there is something else than a model ({', '.join(strangers or found)[:80]}); save to another folder", str(folder)
+            errno.EEXIST,
+            f"there is something else than a model ({', '.join(strangers or found)[:80]}); "
+            "save to another folder",
+            str(folder),
         )
 
 
@@ -198,7 +209,9 @@ def _swap(new: Path, folder: Path) -> bool:
     if function is None:
         return False
     here = _HERE[sys.platform]
-    return bool(function(here, os.fsencode(new.absolute()), here, os.fsencode(folder.absolute()), flag) == 0)
+    return bool(
+        function(here, os.fsencode(new.absolute()), here, os.fsencode(folder.absolute()), flag) == 0
+    )
 
 
 def _step_by_step(new: Path, folder: Path) -> None:

@@ -24,7 +24,14 @@ MAX_BYTES = 2**20
 """A layer takes about 300 bytes, so some 3,000 of them."""
 
 MAX_DEPTH = 128
-"""Twice the deepest signature and four times the deepest nest of layers, each of which takes two levels."""
+"""The deepest signature and the deepest nest of layers take 70 each, two for every level."""
+
+MAX_TEXT = 500
+"""Characters of what is shown to people."""
+
+
+def _line(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in text)[:MAX_TEXT]
 
 
 @attrs.frozen(kw_only=True)
@@ -76,18 +83,18 @@ class Manifest:
     module : class of the module, for the reader.
     versions : of what it was saved with.
     signature : of the model's own call.
-    architecture : the module as layers (`backends.torch_layers`), or None for weights alone.
+    architecture : the module as layers (`backends.torch_architecture`), or None for weights alone.
     reason : why the architecture is None.
     """
 
     name: str
     kind: str
-    module: str
+    module: str = attrs.field(converter=_line)
     versions: dict[str, str]
     signature: Signature
     mode: Mode
     architecture: dict[str, Any] | None
-    reason: str
+    reason: str = attrs.field(converter=_line)
     weights: Weights
 
     def to_json(self) -> str:
@@ -107,7 +114,10 @@ class Manifest:
         data = {"format": FORMAT, "version": VERSION} | fields | plain
         text = _compact(json.dumps(data, indent=1, allow_nan=False, default=_bytes_to_json)) + "\n"
         if len(text) > MAX_BYTES:
-            raise LimitExceeded(f"the model's description takes {len(text)} bytes, of at most {MAX_BYTES}; save its parts")
+            raise LimitExceeded(
+                f"the model's description takes {len(text)} bytes; {MAX_BYTES} are allowed. "
+                "Save its parts one by one"
+            )
         return text
 
     @classmethod
@@ -125,15 +135,25 @@ class Manifest:
         if type(data) is not dict or data.get("format") != FORMAT:
             raise CodecError(f'model.json is no manifest of maas: it wants "format": "{FORMAT}"')
         if data.get("version") != VERSION:
-            raise CodecError(f"model.json is of version {data.get('version')!r:.20}; this maas reads {VERSION}, upgrade it")
+            raise CodecError(
+                f"model.json is of version {data.get('version')!r:.20} and this maas reads "
+                f"{VERSION}: upgrade maas, or save the model again"
+            )
         data = _fields(data, {"format": str, "version": int} | _FIELDS, "model.json")
         del data["format"], data["version"]
+        for field in ("module", "reason"):
+            if len(data[field]) > MAX_TEXT or not data[field].isprintable():
+                raise CodecError(f"{field} in model.json is not one short printable line")
         _check_strings(data["versions"].values(), "versions")
         data["signature"] = Signature.from_data(data["signature"])
         data["mode"] = Mode(**_fields(data["mode"], _MODE, "mode"))
         data["weights"] = Weights(**_fields(data["weights"], _WEIGHTS, "weights"))
         _check_strings(data["mode"].otherwise, "mode")
-        for names in (data["weights"].frozen, data["weights"].channels_last, data["weights"].left_out):
+        for names in (
+            data["weights"].frozen,
+            data["weights"].channels_last,
+            data["weights"].left_out,
+        ):
             _check_strings(names, "weights")
         _check_strings(data["weights"].tied.values(), "weights")
         return cls(**data)

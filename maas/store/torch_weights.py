@@ -7,6 +7,7 @@ a tensor is read, all tensors read before one is placed.
 """
 
 import hashlib
+import itertools
 import math
 import os
 from collections.abc import Iterable, Mapping
@@ -19,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from maas.backends import torch_layers
+from maas.backends import torch_architecture
 from maas.errors import CodecError, LimitExceeded
 from maas.store.folders import Opened
 from maas.store.manifest import Manifest, Mode, Weights
@@ -28,11 +29,16 @@ from maas.tensors import CHANNELS_LAST, DTYPES, MAX_RANK, torch_tensors
 __all__ = ["architecture", "fill", "mode", "restored", "write"]
 
 MAX_HEADER = 8 * 2**20
-"""Bytes of a tensor file's header: 80,000 tensors. safetensors itself allows 100 MB, which parse to a gigabyte."""
+"""Bytes of a tensor file's header: 80,000 tensors.
+safetensors itself allows 100 MB, which parse to a gigabyte."""
 
 _NAMES = {
     "BOOL": "bool",
-    **{f"{letter}{bits}": f"{word}{bits}" for letter, word in (("I", "int"), ("U", "uint")) for bits in (8, 16, 32, 64)},
+    **{
+        f"{letter}{bits}": f"{word}{bits}"
+        for letter, word in (("I", "int"), ("U", "uint"))
+        for bits in (8, 16, 32, 64)
+    },
     **{f"F{bits}": f"float{bits}" for bits in (16, 32, 64)},
     "BF16": "bfloat16",
     "F8_E4M3": "float8_e4m3fn",
@@ -58,7 +64,9 @@ class Spec:
 
 def mode(module: nn.Module, handle: bool | None) -> Mode:
     """Train or eval, of the module, its submodules and the handle."""
-    otherwise = [name for name, each in _submodules(module).items() if each.training != module.training]
+    otherwise = [
+        name for name, each in _submodules(module).items() if each.training != module.training
+    ]
     return Mode(training=module.training, otherwise=otherwise, handle=handle)
 
 
@@ -76,9 +84,12 @@ def _buffers(module: nn.Module) -> dict[str, torch.Tensor]:
 
 def architecture(module: nn.Module) -> tuple[dict[str, Any] | None, str]:
     """The module as standard layers, or None and the reason why it is more than that."""
-    node, reason = torch_layers.described(module)
+    node, reason = torch_architecture.described(module)
     if node is not None and not _shares_whole(module):
-        return None, "some of its tensors share a part of their memory, or all of it without being one"
+        return (
+            None,
+            "some of its tensors share a part of their memory, or all of it without being one",
+        )
     return node, reason
 
 
@@ -87,10 +98,15 @@ def _shares_whole(module: nn.Module) -> bool:
     spans: dict[int, tuple[int, int]] = {}
     for tensor in (*_parameters(module).values(), *_buffers(module).values()):
         if tensor.numel() and tensor.device.type != "meta":
-            reach = sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
-            spans[id(tensor)] = (tensor.data_ptr(), tensor.data_ptr() + (reach + 1) * tensor.element_size())
+            reach = sum(
+                (size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True)
+            )
+            spans[id(tensor)] = (
+                tensor.data_ptr(),
+                tensor.data_ptr() + (reach + 1) * tensor.element_size(),
+            )
     ordered = sorted(spans.values())
-    return all(one[1] <= other[0] for one, other in zip(ordered, ordered[1:], strict=False))
+    return all(one[1] <= other[0] for one, other in itertools.pairwise(ordered))
 
 
 def write(module: nn.Module, path: Path) -> Weights:
@@ -104,8 +120,16 @@ def write(module: nn.Module, path: Path) -> Weights:
     state = {name: _plain(name, value) for name, value in module.state_dict().items()}
     tied = _tied(state)
     own = {name: tensor for name, tensor in state.items() if name not in tied}
-    packed = {name: tensor for name, tensor in own.items() if torch_tensors.facts(tensor)[0] not in _NATIVE}
-    save_file({name: _storable(tensor, name in packed) for name, tensor in own.items()}, path, metadata={"format": "pt"})
+    packed = {
+        name: tensor
+        for name, tensor in own.items()
+        if torch_tensors.facts(tensor)[0] not in _NATIVE
+    }
+    save_file(
+        {name: _storable(tensor, name in packed) for name, tensor in own.items()},
+        path,
+        metadata={"format": "pt"},
+    )
     # The library makes the file for its owner alone; the folder has the rights that were asked for.
     path.chmod(path.parent.stat().st_mode & 0o666)
     with path.open("rb") as file:
@@ -115,9 +139,18 @@ def write(module: nn.Module, path: Path) -> Weights:
         sha256=digest,
         bytes=path.stat().st_size,
         tied=tied,
-        frozen=[name for name, parameter in _parameters(module).items() if not parameter.requires_grad],
-        packed={name: [torch_tensors.facts(tensor)[0], list(tensor.shape)] for name, tensor in packed.items()},
-        channels_last=[name for name, tensor in own.items() if CHANNELS_LAST in torch_tensors.describe(tensor).flags],
+        frozen=[
+            name for name, parameter in _parameters(module).items() if not parameter.requires_grad
+        ],
+        packed={
+            name: [torch_tensors.facts(tensor)[0], list(tensor.shape)]
+            for name, tensor in packed.items()
+        },
+        channels_last=[
+            name
+            for name, tensor in own.items()
+            if CHANNELS_LAST in torch_tensors.describe(tensor).flags
+        ],
         left_out=[name for name in _buffers(module) if name not in state],
     )
 
@@ -129,7 +162,9 @@ def _plain(name: str, value: Any) -> torch.Tensor:
             "Initialise a lazy module by a call, and keep other state in buffers"
         )
     if name == "__metadata__":
-        raise CodecError("a safetensors file keeps the name __metadata__ for itself; rename the tensor")
+        raise CodecError(
+            "a safetensors file keeps the name __metadata__ for itself; rename the tensor"
+        )
     try:
         torch_tensors.describe(value)
     except CodecError as error:
@@ -153,7 +188,11 @@ def _storable(tensor: torch.Tensor, packed: bool) -> torch.Tensor:
     if not packed:
         return tensor.cpu().clone(memory_format=torch.contiguous_format)
     data = torch_tensors.contents(tensor, ())
-    return torch.frombuffer(data, dtype=torch.uint8) if len(data) else torch.empty(0, dtype=torch.uint8)
+    return (
+        torch.frombuffer(data, dtype=torch.uint8)
+        if len(data)
+        else torch.empty(0, dtype=torch.uint8)
+    )
 
 
 # A file to a module.
@@ -168,7 +207,7 @@ def restored(files: Opened, manifest: Manifest) -> nn.Module:
         The folder does not fit together.
     """
     tensors = _Tensors(files, manifest.weights)
-    module = torch_layers.build(manifest.architecture, len(tensors.specs))
+    module = torch_architecture.build(manifest.architecture, len(tensors.specs))
     wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     given = {name: spec.shape for name, spec in tensors.specs.items()}
     _check_alike(given, wanted, "the layers in model.json")
@@ -194,7 +233,10 @@ def fill(module: nn.Module, files: Opened, manifest: Manifest) -> None:
     given = tensors.read()
     for name, first in _tied(state).items():
         if not _same_bits(given[name], given[first]):
-            raise CodecError(f"{name} and {first} are one tensor in {type(module).__name__} and two in the folder")
+            raise CodecError(
+                f"{name} and {first} are one tensor in {type(module).__name__} "
+                "and two in the folder"
+            )
     module.load_state_dict(given, strict=True)
     for name, parameter in _parameters(module).items():
         parameter.requires_grad_(flags[name])
@@ -208,15 +250,27 @@ class _Tensors:
         self._path = files.weights
         self._weights = weights
         with open(files.file, "rb", closefd=False) as file:
-            if files.size != weights.bytes or hashlib.file_digest(file, "sha256").hexdigest() != weights.sha256:
-                raise CodecError("the tensor file is not the one that model.json was written for; its sha256 differs")
+            if (
+                files.size != weights.bytes
+                or hashlib.file_digest(file, "sha256").hexdigest() != weights.sha256
+            ):
+                raise CodecError(
+                    "the tensor file is not the one that model.json was written for: "
+                    "its sha256 differs"
+                )
         _check_header(files.file)
         try:
             with safe_open(self._path, "pt") as opened:
-                listed = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118 - no mapping
-                self.specs = {name: self._spec(name, part.get_dtype(), part.get_shape()) for name, part in listed.items()}
+                names = list(opened.keys())
+                listed = {name: opened.get_slice(name) for name in names}
+                self.specs = {
+                    name: self._spec(name, part.get_dtype(), part.get_shape())
+                    for name, part in listed.items()
+                }
         except SafetensorError as error:
-            raise CodecError(f"the tensor file is not of the safetensors format: {error!s:.200}") from error
+            raise CodecError(
+                f"the tensor file is not of the safetensors format: {error!s:.200}"
+            ) from error
         self._check_names()
         self.specs |= {name: self.specs[first] for name, first in weights.tied.items()}
 
@@ -230,7 +284,9 @@ class _Tensors:
     def _check_names(self) -> None:
         """What model.json says of the tensors is of tensors that are there."""
         weights, stored = self._weights, self.specs.keys()
-        unknown = ({*weights.tied.values(), *weights.packed, *weights.channels_last} - stored) | (weights.tied.keys() & stored)
+        unknown = ({*weights.tied.values(), *weights.packed, *weights.channels_last} - stored) | (
+            weights.tied.keys() & stored
+        )
         if unknown:
             raise CodecError(f"model.json and the tensor file disagree about {_some(unknown)}")
         flat = [name for name in weights.channels_last if len(self.specs[name].shape) not in _DENSE]
@@ -241,7 +297,11 @@ class _Tensors:
         """Every tensor in memory of its own; those that are tied are one."""
         with safe_open(self._path, "pt") as opened:
             # A clone, for the library may give a view of the file.
-            given = {name: opened.get_tensor(name).clone() for name in self.specs if name not in self._weights.tied}
+            given = {
+                name: opened.get_tensor(name).clone()
+                for name in self.specs
+                if name not in self._weights.tied
+            }
         given = {name: self._finished(name, tensor) for name, tensor in given.items()}
         return given | {name: given[first] for name, first in self._weights.tied.items()}
 
@@ -262,7 +322,9 @@ _DENSE = {4: torch.channels_last, 5: torch.channels_last_3d}
 def _check_header(file: int) -> None:
     length = int.from_bytes(os.pread(file, 8, 0), "little")
     if length > MAX_HEADER:
-        raise LimitExceeded(f"the tensor file's header takes {length} bytes; {MAX_HEADER} are allowed")
+        raise LimitExceeded(
+            f"the tensor file's header takes {length} bytes; {MAX_HEADER} are allowed"
+        )
 
 
 def _unpacked(name: str, packed: list[Any], dtype: str, shape: list[int]) -> Spec:
@@ -271,7 +333,9 @@ def _unpacked(name: str, packed: list[Any], dtype: str, shape: list[int]) -> Spe
             exact = all(type(size) is int and 0 <= size < 2**63 for size in sizes)
             if exact and dtype == "U8" and shape == [math.prod(sizes) * DTYPES[real]]:
                 return Spec(real, tuple(sizes))
-    raise CodecError(f"{name} is {dtype}{shape} in the tensor file and packed as {packed!r:.80} in model.json")
+    raise CodecError(
+        f"{name} is {dtype}{shape} in the tensor file and packed as {packed!r:.80} in model.json"
+    )
 
 
 def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
@@ -281,7 +345,10 @@ def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
 def _check_alike(given: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
     lacking, extra = wanted.keys() - given.keys(), given.keys() - wanted.keys()
     if lacking or extra:
-        raise CodecError(f"the tensors are not those of {where}; missing: {_some(lacking)}; not wanted: {_some(extra)}")
+        raise CodecError(
+            f"the tensors are not those of {where}; "
+            f"missing: {_some(lacking)}; not wanted: {_some(extra)}"
+        )
     for name, spec in wanted.items():
         if given[name] != spec:
             raise CodecError(f"{name} is {given[name]} in the tensor file and {spec} in {where}")
@@ -293,31 +360,48 @@ def _some(names: Iterable[str]) -> str:
 
 
 def _flags(module: nn.Module, manifest: Manifest, specs: Mapping[str, Spec]) -> dict[str, bool]:
-    """Name of each parameter to whether it requires a gradient; all that model.json names is checked."""
-    parameters, frozen, tied = _parameters(module), set(manifest.weights.frozen), manifest.weights.tied
-    unknown = (frozen - parameters.keys()) | (set(manifest.mode.otherwise) - _submodules(module).keys())
+    """Name of each parameter to whether it requires a gradient.
+
+    Whatever model.json says of names is checked here, so that nothing was changed if it is wrong.
+    """
+    parameters, frozen, tied = (
+        _parameters(module),
+        set(manifest.weights.frozen),
+        manifest.weights.tied,
+    )
+    unknown = (frozen - parameters.keys()) | (
+        set(manifest.mode.otherwise) - _submodules(module).keys()
+    )
     # A buffer that is one with a parameter would be neither.
-    unknown |= {name for name, first in tied.items() if (name in parameters) != (first in parameters)}
+    unknown |= {
+        name for name, first in tied.items() if (name in parameters) != (first in parameters)
+    }
     if unknown:
         raise CodecError(f"model.json says of {_some(unknown)} what the module does not have")
     for name in parameters.keys() & specs.keys() - frozen:
-        if not specs[name].dtype.startswith(_GRADED):
-            raise CodecError(f"{name} is {specs[name]} and cannot require a gradient, but is not frozen in model.json")
+        dtype = getattr(torch, specs[name].dtype)
+        if not (dtype.is_floating_point or dtype.is_complex):
+            raise CodecError(
+                f"{name} is {specs[name]} and cannot require a gradient, "
+                "but is not frozen in model.json"
+            )
     return {name: name not in frozen for name in parameters}
 
 
-_GRADED = ("float", "bfloat", "complex")
-
-
 def _place(
-    module: nn.Module, tensors: Mapping[str, torch.Tensor], tied: Mapping[str, str], flags: Mapping[str, bool]
+    module: nn.Module,
+    tensors: Mapping[str, torch.Tensor],
+    tied: Mapping[str, str],
+    flags: Mapping[str, bool],
 ) -> None:
     """Puts the tensors into a module on the meta device; those that are tied are one object."""
     made: dict[str, torch.Tensor] = {}
     for name, tensor in tensors.items():
         first = tied.get(name, name)
         if first not in made:
-            made[first] = nn.Parameter(tensor, requires_grad=flags[first]) if first in flags else tensor
+            made[first] = (
+                nn.Parameter(tensor, requires_grad=flags[first]) if first in flags else tensor
+            )
         owner, _, leaf = name.rpartition(".")
         setattr(module.get_submodule(owner), leaf, made[first])
 

@@ -1,4 +1,4 @@
-"""What tests of models need: the law of equality, and values to try it on.
+"""What tests of models need: the law of equality, values and calls to try it on, and every place.
 
 Names are resolved on first use, so that importing this package loads neither
 torch nor hypothesis.
@@ -8,13 +8,32 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from maas.testing.arguments import Arguments, calls, invalid_calls, register_strategy
+    from maas.testing.conformance import ExecutorConformance
+    from maas.testing.congruence import assert_congruent
     from maas.testing.equality import difference
     from maas.testing.strategies import tensors, values
 
-__all__ = ["difference", "tensors", "values"]
+__all__ = [
+    "Arguments",
+    "ExecutorConformance",
+    "assert_congruent",
+    "calls",
+    "difference",
+    "invalid_calls",
+    "register_strategy",
+    "tensors",
+    "values",
+]
 
 _ROOMS = {
+    "Arguments": "maas.testing.arguments",
+    "ExecutorConformance": "maas.testing.conformance",
+    "assert_congruent": "maas.testing.congruence",
+    "calls": "maas.testing.arguments",
     "difference": "maas.testing.equality",
+    "invalid_calls": "maas.testing.arguments",
+    "register_strategy": "maas.testing.arguments",
     "tensors": "maas.testing.strategies",
     "values": "maas.testing.strategies",
 }

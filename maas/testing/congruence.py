@@ -10,167 +10,24 @@ only if an argument does, one that means "leave" arrives as a `ModelExit`, and w
 `SignatureError` that says what Python's `TypeError` says.
 """
 
-import asyncio
 import contextlib
-import inspect
-import random
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import attrs
 import numpy as np
 
-from maas import ambient, tensors, values
+from maas import ambient, tensors
 from maas.calls import CALL
-from maas.errors import CodecError, SignatureError
+from maas.errors import SignatureError
 from maas.exception_classes import known_class, wire_names
-from maas.executors.base import Stream
-from maas.failures import presentable
-from maas.limits import Limits
 from maas.model import Asked
 from maas.testing.arguments import Arguments
 from maas.testing.equality import difference
-from maas.values import Path
+from maas.testing.outcomes import WAYS, Outcome, generators, modes, outcome, rebuilt
 
-__all__ = ["WAYS", "Outcome", "assert_congruent", "outcome"]
-
-_MOST_ITEMS = 1_000
-"""Items of a stream that are compared; one without end is closed there."""
-
-_ROOT: Path = (None, "value", 1)
-
-
-# The ways to ask.
-
-
-def _one(model: Asked[..., Any], call: Arguments) -> Any:
-    (argument,) = call.args
-    return next(iter(model.map([argument])))
-
-
-async def _awaited(model: Asked[..., Any], call: Arguments) -> Any:
-    return await model.submit(*call.args, **call.kwargs)
-
-
-async def _gathered(stream: AsyncIterator[Any], taken: Callable[[Any], bool]) -> None:
-    async for item in stream:
-        if taken(item):
-            break
-
-
-def _now(model: Asked[..., Any], call: Arguments) -> Any:
-    return call.of(model)
-
-
-WAYS: dict[str, Callable[[Asked[..., Any], Arguments], Any]] = {
-    "now": _now,
-    "submit": lambda model, call: model.submit(*call.args, **call.kwargs).result(),
-    "await": lambda model, call: asyncio.run(_awaited(model, call)),
-    "map": _one,
-    "stream": lambda model, call: model.stream(*call.args, **call.kwargs),
-    "async for": lambda model, call: _Async(model.stream(*call.args, **call.kwargs)),
-}
-"""What `assert_congruent(way=...)` may be; "map" takes calls of one positional argument."""
-
-
-@attrs.frozen
-class _Async:
-    """A stream to be read by `async for`."""
-
-    stream: AsyncIterator[Any]
-
-
-# One run and what it leaves behind.
-
-
-@attrs.frozen
-class Outcome:
-    """What a program notices of one call.
-
-    Attributes
-    ----------
-    value : what was given back; of a stream the list of its items.
-    error : what was raised instead, or at the end of a stream.
-    arguments : the arguments as they are afterwards.
-    state : torch's generator, Python's and NumPy's, afterwards.
-    modes : grad mode and autocast afterwards.
-    """
-
-    value: Any
-    error: BaseException | None
-    arguments: Arguments
-    state: dict[str, Any]
-    modes: Any
-
-
-def outcome(run: Callable[[Arguments], Any], call: Arguments) -> Outcome:
-    """What `run` does with a copy of the call's arguments."""
-    own = _copied(call)
-    value, error = None, None
-    try:
-        value = _settled(run(own), value := [])
-    except KeyboardInterrupt:
-        raise
-    except BaseException as raised:  # noqa: BLE001 - what a model raises is what is compared
-        error = presentable(raised)
-    return Outcome(value, error, own, _generators(), _modes())
-
-
-def _settled(answer: Any, items: list[Any]) -> Any:
-    """The value of a coroutine, the items of a stream, or the answer itself."""
-    if inspect.iscoroutine(answer):
-        return asyncio.run(answer)
-
-    def taken(item: Any) -> bool:
-        items.append(item)
-        return len(items) >= _MOST_ITEMS
-
-    if isinstance(answer, _Async | AsyncIterator) and not isinstance(answer, Stream):
-        source = answer.stream if isinstance(answer, _Async) else answer
-        asyncio.run(_gathered(source, taken))
-        return items
-    if inspect.isgenerator(answer) or isinstance(answer, Stream):
-        with contextlib.closing(answer):
-            any(map(taken, answer))
-        return items
-    return answer
-
-
-def _copied(call: Arguments) -> Arguments:
-    return Arguments(
-        tuple(_rebuilt(value, _copy) for value in call.args),
-        {name: _rebuilt(value, _copy) for name, value in call.kwargs.items()},
-    )
-
-
-def _rebuilt(value: Any, array: Callable[[Any], Any]) -> Any:
-    """A copy of the value, `array` applied to every array in it; itself where it cannot cross."""
-    try:
-        return values.rebuild(value, _ROOT, lambda found, _path: array(found), Limits())
-    except CodecError:
-        return value
-
-
-def _copy(array: Any) -> Any:
-    adapter = tensors.adapter_for(type(array))
-    if not hasattr(array, "requires_grad"):
-        return adapter.copy(array)  # type: ignore[union-attr]
-    own = array.detach().clone()
-    return own.requires_grad_() if array.requires_grad else own
-
-
-def _generators() -> dict[str, Any]:
-    return {
-        "torch's generator": ambient.generator_state(),
-        "Python's random": random.getstate(),
-        "NumPy's global generator": np.random.get_state(legacy=False)["state"],  # noqa: NPY002 - it is what is watched
-    }
-
-
-def _modes() -> Any:
-    torch = sys.modules.get("torch")
-    return ambient.captured(), torch is not None and torch.is_inference_mode_enabled()
+__all__ = ["assert_congruent"]
 
 
 @contextlib.contextmanager
@@ -257,8 +114,8 @@ def assert_congruent(
     way : how the model is asked: "now", "submit", "await", "map", "stream" or "async for".
     """
     __tracebackhide__ = True
-    before, started = _modes_of(reference), _modes()
-    start = _generators()
+    before, started = _modes_of(reference), modes()
+    start = generators()
     with _replayed(), _buffers_kept(reference):
         wanted = outcome(_reference(reference, model), call)
     given = outcome(lambda own: WAYS[way](model, own), call)
@@ -286,12 +143,12 @@ def _as_sent(wanted: Outcome, call: Arguments) -> Outcome:
     """What is documented to differ: outputs require grad only if an argument does."""
     if ambient.captured().grad and any(map(_wants_grad, (*call.args, *call.kwargs.values()))):
         return wanted
-    return attrs.evolve(wanted, value=_rebuilt(wanted.value, _detached))
+    return attrs.evolve(wanted, value=rebuilt(wanted.value, _detached))
 
 
 def _wants_grad(value: Any) -> bool:
     found: list[bool] = []
-    _rebuilt(value, lambda array: found.append(getattr(array, "requires_grad", False)))
+    rebuilt(value, lambda array: found.append(getattr(array, "requires_grad", False)))
     return any(found)
 
 
@@ -324,13 +181,17 @@ def _errors(wanted: BaseException, given: BaseException) -> Iterator[str]:
         )
         return
     if type(given) is SignatureError and type(wanted) is TypeError:
-        # Both know what is wrong with the arguments; one is told by Python, one by us.
-        if str(given) != str(wanted):
+        # Python suggests a near name since 3.13 only; we do everywhere.
+        if _unhinted(given) != _unhinted(wanted):
             yield f"the arguments are refused in other words: {wanted} | {given}"
         return
     found = difference(wanted, given)
     if found is not None:
         yield f"errors differ, {wanted!r} and {given!r}: {found}"
+
+
+def _unhinted(error: BaseException) -> str:
+    return str(error).partition(". Did you mean")[0]
 
 
 def _unregistered(error: BaseException | None) -> type | None:

@@ -118,7 +118,9 @@ def test_depth_is_bounded(opening):
     assert read(f"[{text}]", FREE) == ((json.loads(text),), {})
 
 
-@pytest.mark.parametrize("body", ['["' + '\\"' * 500_000, '["' + '"\\' * 500_000, '"' * 1_000_000])
+@pytest.mark.parametrize(
+    "body", ['["' + '\\"' * 500_000, '["' + '"\\' * 500_000, '"' * 1_000_000], ids=range(3)
+)
 def test_unfinished_strings_are_read_once(body):
     """A string without an end costs one pass, whatever it holds."""
     with pytest.raises(CodecError, match="no JSON"):
@@ -170,8 +172,8 @@ def test_tensor_of_bfloat16():
 
 def test_tensor_of_no_numpy_dtype():
     """A dtype that NumPy does not have is refused with the way around."""
-    with pytest.raises(CodecError, match=r"complex32.*maas\.connect"):
-        one([1], TensorSpec("complex32", (1,)))
+    with pytest.raises(CodecError, match=r"float4.*maas\.connect"):
+        one([1], TensorSpec("float4_e2m1fn_x2", (1,)))
 
 
 @pytest.mark.parametrize(
@@ -385,6 +387,7 @@ def test_plain(value, wanted):
         ["a" * 2**20] * 4,
         2**20_000,
     ],
+    ids=["list", "array", "expanded", "bytes", "text", "int"],
 )
 def test_plain_is_bounded(value):
     """An answer too large for JSON is refused before it is written."""
