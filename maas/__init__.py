@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from maas.server.app import Server as Server
     from maas.server.app import serve as serve
     from maas.signature import Signature as Signature
+    from maas.store import load as load
+    from maas.store import save as save
     from maas.tensors import RawTensor as RawTensor
     from maas.values import register as register
 
@@ -57,6 +59,8 @@ _NAMES = {
     "Stream": "maas.executors.base",
     "Server": "maas.server.app",
     "serve": "maas.server.app",
+    "save": "maas.store",
+    "load": "maas.store",
 }
 _ERRORS = (
     "Cancelled",

@@ -14,7 +14,8 @@ __all__ = ["charge"]
 
 _CONTAINERS = bytes([*range(0x80, 0xA0), 0xDC, 0xDD, 0xDE, 0xDF])
 _CHEAP = 2**20
-_LIST, _SLOT = 128, 16
+# A slot of a list, which may become a set: that grows by four and holds 16 bytes a place.
+_LIST, _SLOT = 128, 32
 _MAP, _ENTRY = 256, 176
 _SCALAR, _TEXT = 32, 80
 

@@ -19,7 +19,7 @@ _ZONE = re.compile(r"[A-Za-z0-9_+\-]{1,32}(/[A-Za-z0-9_+\-]{1,32}){0,3}")
 """Zone keys lead to files; those with a dot or a leading slash do not even reach zoneinfo."""
 
 
-def _is_zone_info(zone: dt.tzinfo) -> bool:
+def _is_zone_info(zone: Any) -> bool:
     # zoneinfo asks sysconfig where the files are, 15 ms at import; who has a zone has paid them.
     zoneinfo = sys.modules.get("zoneinfo")
     return zoneinfo is not None and type(zone) is zoneinfo.ZoneInfo and zone.key is not None
@@ -29,7 +29,7 @@ def _pack_zone(zone: dt.tzinfo | None, path: Path) -> Any:
     if zone is None:
         return None
     if _is_zone_info(zone):
-        return zone.key  # type: ignore[attr-defined]
+        return zone.key  # type: ignore[union-attr]
     if type(zone) is dt.timezone:
         offset = zone.utcoffset(None) // dt.timedelta(microseconds=1)
         plain = dt.timezone(dt.timedelta(microseconds=offset))

@@ -185,11 +185,16 @@ add_kind(
 # Arrays.
 
 
-def _pack_array(adapter: ModuleType, packer: Packer, value: Any, path: Path) -> Any:
+def _describe(adapter: ModuleType, value: Any, path: Path) -> Described:
     try:
-        described = adapter.describe(value)
+        described: Described = adapter.describe(value)
     except CodecError as error:
         raise CodecError(f"{render(path)}: {error}") from None
+    return described
+
+
+def _pack_array(adapter: ModuleType, packer: Packer, value: Any, path: Path) -> Any:
+    described = _describe(adapter, value, path)
     if len(described.shape) > tensors.MAX_RANK or _extent(described.shape) > _MAX_EXTENT:
         raise CodecError(
             f"{render(path)}: a shape of {len(described.shape)} dimensions that NumPy cannot have"
@@ -213,14 +218,18 @@ def _array_tree(index: int, described: Described) -> dict[str, list[Any]]:
     return {described.tag: tree}
 
 
-def _rebuild_array(rebuilder: Rebuilder, value: Any, path: Path) -> Any:
+def _rebuild_array(adapter: ModuleType, rebuilder: Rebuilder, value: Any, path: Path) -> Any:
+    if not adapter.crosses(value):
+        _describe(adapter, value, path)
     return rebuilder.array(value, path)
 
 
 def _find_array(cls: type) -> Kind | None:
     adapter = tensors.adapter_for(cls)
-    return (
-        None if adapter is None else Kind(functools.partial(_pack_array, adapter), _rebuild_array)
+    if adapter is None:
+        return None
+    return Kind(
+        functools.partial(_pack_array, adapter), functools.partial(_rebuild_array, adapter)
     )
 
 

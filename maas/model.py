@@ -193,6 +193,11 @@ class Model(Asked[P, R]):
         """A Model that asks this executor: the door for executors of one's own."""
         return cls.__new__(cls)._set(executor, name, CALL, DEFAULTS, None)
 
+    @property
+    def executor(self) -> Executor:
+        """What answers this model's calls; for executors that stand in front of another one."""
+        return self._executor
+
     # Mode: of this handle, not of the target.
 
     @property

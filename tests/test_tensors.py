@@ -58,7 +58,7 @@ def test_results_are_writable_and_independent(array):
         assert there.flags.writeable
         there[...] = 1
     else:
-        there.detach().zero_()
+        there.untyped_storage().fill_(1)
     again = there_and_back(array)
     assert before is None
     assert difference(array, again) is None

@@ -189,7 +189,7 @@ def _compare_attributes(path: str, one: nn.Module, other: nn.Module) -> None:
 
 
 def _compare_tensors(
-    path: str, ours: Mapping[str, Any], theirs: Mapping[str, Any], kind: type
+    path: str, ours: Mapping[str, Any], theirs: Mapping[str, Any], kind: type[torch.Tensor]
 ) -> None:
     if list(ours) != list(theirs):
         raise _Strange(

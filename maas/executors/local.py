@@ -147,11 +147,8 @@ class LocalExecutor:
         return job
 
     def _release_at(self, deadline: float, job: Job[Any]) -> None:
-        """Gives the caller up at the deadline; a module that runs goes on, and its result is discarded."""
-        late = DeadlineExceeded(
-            f"{self.name} did not answer in time; what it still gives is discarded"
-        )
-        _coroutines.call_at(deadline, lambda: job.expire(Failure(late)))
+        """Releases the caller at the deadline; a module that runs goes on for nothing."""
+        _coroutines.call_at(deadline, lambda: job.expire(Failure(late(self.name))))
 
     def _work(self, job: Job[Any], call: Call, method: Method, arrived: float) -> None:
         if job.done():

@@ -11,10 +11,12 @@ methods of them (`"net"`, `"agent.move"`). A key file is TOML, a table a key:
     models = ["net", "agent.move"]
 
 It is read again when it changes, so that a key can be withdrawn without a restart.
+While it cannot be read, nobody gets in: the keys it held before may be the withdrawn ones.
 """
 
 import hashlib
 import hmac
+import logging
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
@@ -23,12 +25,14 @@ from typing import Any, Protocol
 import attrs
 
 from maas.calls import CALL
-from maas.errors import Forbidden, Unauthenticated
+from maas.errors import Forbidden, NotReady, Unauthenticated
 
 __all__ = ["DEFAULT_GRANTS", "GRANTS", "Caller", "Guard", "Key"]
 
 DEFAULT_GRANTS = frozenset({"call", "describe"})
 GRANTS = DEFAULT_GRANTS | {"grad", "train", "compress", "explain"}
+
+_LOG = logging.getLogger("maas")
 
 
 @attrs.frozen
@@ -56,18 +60,22 @@ class Caller:
 
     def check(self, grant: str, model: str, method: str = CALL) -> None:
         """Raises `Forbidden`, naming the grant that is missing."""
+        self.check_grant(grant, model)
+        if not self.may_ask(model, method):
+            asked = model if method == CALL else f"{model}.{method}"
+            raise Forbidden(f"your key is not granted {asked!r}")
+
+    def check_grant(self, grant: str, model: str) -> None:
+        """Raises `Forbidden` where the grant is missing for every model."""
         if grant not in self.allow:
             raise Forbidden(
                 f"{model!r}: this needs the grant {grant!r}; "
                 "the server's owner can allow it for your key"
             )
-        if (
-            self.models is not None
-            and model not in self.models
-            and f"{model}.{method}" not in self.models
-        ):
-            asked = model if method == CALL else f"{model}.{method}"
-            raise Forbidden(f"your key is not granted {asked!r}")
+
+    def may_ask(self, model: str, method: str) -> bool:
+        """Whether this method of the model is among what the key is held to."""
+        return self.models is None or model in self.models or f"{model}.{method}" in self.models
 
     def sees(self, model: str) -> bool:
         """Whether the model may be named to this caller."""
@@ -105,6 +113,8 @@ class Guard:
         ------
         Unauthenticated
             A key is needed and none, or a wrong one, came.
+        NotReady
+            The key file cannot be read.
         """
         if self._keys is None:
             return Caller("anyone", self._allow)
@@ -137,12 +147,14 @@ def _source(auth: "str | Iterable[str] | Path | None", allow: frozenset[str]) ->
         return None
     if isinstance(auth, Path):
         return _KeyFile(auth, allow)
-    texts = [auth] if isinstance(auth, str) else list(auth)
+    texts: list[object] = [auth] if isinstance(auth, str) else [*auth]
     if not texts or not all(isinstance(text, str) and text for text in texts):
         raise ValueError(
             "auth wants a key, several keys, or the pathlib.Path of a key file; got an empty one"
         )
-    keys = tuple(Key.of(f"key-{index}", text, allow) for index, text in enumerate(texts))
+    if any(str(text) != str(text).strip() for text in texts):
+        raise ValueError("a key begins or ends with white space, which HTTP drops; strip() it")
+    keys = tuple(Key.of(f"key-{index}", str(text), allow) for index, text in enumerate(texts))
     return lambda: keys
 
 
@@ -152,20 +164,36 @@ class _KeyFile:
     def __init__(self, path: Path, allow: frozenset[str]) -> None:
         self._path = path
         self._allow = allow
-        self._stamp: tuple[int, int] | None = None
-        self._keys: tuple[Key, ...] = ()
-        self()
+        self._stamp = self._look()
+        self._keys: tuple[Key, ...] | None = self._read()
 
     def __call__(self) -> tuple[Key, ...]:
-        status = self._path.stat()
-        stamp = (status.st_mtime_ns, status.st_size)
+        try:
+            stamp = self._look()
+        except OSError:
+            stamp = ()
         if stamp != self._stamp:
-            tables = tomllib.loads(self._path.read_text(encoding="utf-8"))
-            self._keys = tuple(
-                _key_from(name, table, self._allow) for name, table in tables.items()
-            )
             self._stamp = stamp
+            self._reload()
+        if self._keys is None:
+            raise NotReady("the server cannot read its keys; its log tells why", retry_after=5.0)
         return self._keys
+
+    def _look(self) -> tuple[int, ...]:
+        """What differs once the file was written to, or another was put in its place."""
+        found = self._path.stat()
+        return (found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size)
+
+    def _reload(self) -> None:
+        try:
+            self._keys = self._read()
+        except (OSError, ValueError) as error:
+            self._keys = None
+            _LOG.error("nobody is let in: the key file %s cannot be read: %s", self._path, error)  # noqa: TRY400
+
+    def _read(self) -> tuple[Key, ...]:
+        tables = tomllib.loads(self._path.read_text(encoding="utf-8"))
+        return tuple(_key_from(name, table, self._allow) for name, table in tables.items())
 
 
 def _key_from(name: str, table: Any, allow: frozenset[str]) -> Key:
@@ -177,10 +205,14 @@ def _key_from(name: str, table: Any, allow: frozenset[str]) -> Key:
         digest = b""
     if len(digest) != hashlib.sha256().digest_size:
         raise ValueError(f"key {name!r} wants sha256 = 64 hexadecimal digits")
-    models = table.get("models")
-    return Key(
-        name,
-        digest,
-        _grants(table.get("allow", allow)),
-        None if models is None else frozenset(models),
-    )
+    models = _names(name, table, "models")
+    return Key(name, digest, _grants(_names(name, table, "allow") or allow), models)
+
+
+def _names(key: str, table: dict[str, Any], field: str) -> frozenset[str] | None:
+    given = table.get(field)
+    if given is None:
+        return None
+    if type(given) is not list or not all(isinstance(name, str) for name in given):
+        raise ValueError(f"key {key!r} wants {field} = a list of names; got {given!r:.80}")
+    return frozenset(given)

@@ -114,8 +114,8 @@ def _module(model: Model[..., Any]) -> Any:
         raise Unsupported(f"model {model.name!r} runs at {model.where}; save it there")
     if model.info.kind != "torch":
         raise TypeError(
-            f"model {model.name!r} is a {model.info.kind}, and its code cannot be stored: serve it by "
-            "its import path, as in `maas serve package.module:name`, or connect to it there with "
+            f"model {model.name!r} is a {model.info.kind}, and its code cannot be stored: "
+            "serve it by its import path, `maas serve package.module:name`, or connect to it with "
             "maas.connect('local:package.module:name')"
         )
     return executor._backend._module  # type: ignore[attr-defined]
@@ -132,8 +132,8 @@ def _check_into(into: Any, manifest: Manifest) -> None:
         raise Unsupported(
             f"this folder holds the weights of a {manifest.module}, not its code "
             f"({manifest.reason}): give an instance, "
-            f"maas.load(folder, into={manifest.module.rpartition('.')[2]}(...)), or build the model "
-            "of torch's standard layers alone, such as torch.nn.Sequential, which are stored whole"
+            f"maas.load(folder, into={manifest.module.rpartition('.')[2]}(...)), or build the "
+            "model of torch's standard layers alone, such as torch.nn.Sequential, which are stored whole"
         )
 
 

@@ -20,6 +20,7 @@ __all__ = [
     "contents",
     "contiguous",
     "copy",
+    "crosses",
     "describe",
     "facts",
     "knows",
@@ -70,6 +71,11 @@ def knows(dtype: str) -> bool:
 def facts(array: np.ndarray[Any, Any]) -> tuple[str, tuple[int, ...]]:
     """Dtype name and shape."""
     return _NAMES.get(array.dtype) or array.dtype.name, array.shape
+
+
+def crosses(array: np.ndarray[Any, Any]) -> bool:
+    """Whether `describe` knows a form for it."""
+    return _name(array.dtype) is not None
 
 
 def describe(array: np.ndarray[Any, Any]) -> Described:

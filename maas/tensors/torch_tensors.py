@@ -18,6 +18,7 @@ __all__ = [
     "contents",
     "contiguous",
     "copy",
+    "crosses",
     "describe",
     "facts",
     "knows",
@@ -52,6 +53,16 @@ def facts(tensor: torch.Tensor) -> tuple[str, tuple[int, ...]]:
     return _NAMES.get(tensor.dtype) or str(tensor.dtype), tuple(tensor.shape)
 
 
+def crosses(tensor: torch.Tensor) -> bool:
+    """Whether `describe` knows a form for it."""
+    return (
+        tensor.dtype in _NAMES
+        and tensor.layout is torch.strided
+        and not tensor.is_nested
+        and not tensor.is_meta
+    )
+
+
 def describe(tensor: torch.Tensor) -> Described:
     """What travels ahead of the bytes.
 
@@ -60,14 +71,9 @@ def describe(tensor: torch.Tensor) -> Described:
     CodecError
         Sparse, nested, quantised and meta tensors, and dtypes off the allow-list.
     """
-    name = _NAMES.get(tensor.dtype)
-    if (
-        name is None
-        or tensor.layout is not torch.strided
-        or tensor.is_nested
-        or tensor.device.type == "meta"
-    ):
+    if not crosses(tensor):
         raise CodecError(_why_not(tensor))
+    name = _NAMES[tensor.dtype]
     flags = [GRAD] if tensor.requires_grad else []
     if _is_channels_last(tensor):
         flags.append(CHANNELS_LAST)
@@ -158,6 +164,9 @@ def version(tensor: torch.Tensor) -> int:
 
 def copy(tensor: torch.Tensor) -> torch.Tensor:
     """The same values in memory of their own, still part of any autograd graph."""
+    if tensor.dtype is torch.complex32:
+        # torch warns when it makes one of these; its pairs of halves are plain data.
+        return torch.view_as_complex(torch.view_as_real(tensor).clone())
     return tensor.clone()
 
 

@@ -55,21 +55,24 @@ _SIZES = st.integers(0, 4)
 _OWN: dict[str, st.SearchStrategy[Any]] = {}
 
 
-def register_strategy(cls: type, strategy: st.SearchStrategy[Any]) -> None:
-    """Draws instances of `cls`, a class given to `maas.register`, from `strategy`.
+def register_strategy(cls: type | str, strategy: st.SearchStrategy[Any]) -> None:
+    """Draws what a signature calls `cls` from `strategy`.
 
-    Without it they are built as `hypothesis.strategies.from_type` builds them.
+    Parameters
+    ----------
+    cls : a class given to `maas.register`, or a type as the signature writes it, such as
+        "collections.abc.Sequence[int]". Without a strategy of its own, an instance of a
+        registered class is built as `hypothesis.strategies.from_type` builds it.
+    strategy : what gives the values.
 
     Raises
     ------
     TypeError
         A class that is not registered, so no signature can name it.
     """
-    name = registered_name(cls)
+    name = cls if isinstance(cls, str) else registered_name(cls)
     if name is None:
-        raise TypeError(
-            f"{cls.__qualname__} is not registered, so it cannot cross; maas.register it first"
-        )
+        raise TypeError(f"{cls!r} is not registered, so it cannot cross; maas.register it first")
     _OWN[name] = strategy
 
 
@@ -207,9 +210,7 @@ def _dict(drawing: _Drawing, schema: Schema, _hashable: bool) -> dict[Any, Any]:
 
 
 _SPECIAL: dict[str, Callable[[_Drawing, Schema, bool], Any]] = {
-    "any": lambda drawing, _schema, hashable: drawing.draw(
-        values(arrays=False, max_leaves=4, hashable=hashable)
-    ),
+    "any": _any,
     "list": lambda drawing, schema, _: drawing.members(schema.items[0]),
     "set": lambda drawing, schema, _: set(drawing.members(schema.items[0], hashable=True)),
     "frozenset": lambda drawing, schema, _: frozenset(

@@ -145,11 +145,10 @@ def rebuilt(value: Any, array: Callable[[Any], Any]) -> Any:
 
 
 def _copy(array: Any) -> Any:
-    adapter = tensors.adapter_for(type(array))
-    if not hasattr(array, "requires_grad"):
-        return adapter.copy(array)  # type: ignore[union-attr]
-    own = array.detach().clone()
-    return own.requires_grad_() if array.requires_grad else own
+    adapter: Any = tensors.adapter_for(type(array))
+    if not getattr(array, "requires_grad", False):
+        return adapter.copy(array)
+    return adapter.copy(array.detach()).requires_grad_()
 
 
 def generators() -> dict[str, Any]:

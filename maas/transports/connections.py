@@ -8,7 +8,6 @@ is what a coroutine waits for: one exchange under way on one wire.
 import asyncio
 import collections
 import contextlib
-import os
 import select
 import socket
 import ssl
@@ -42,9 +41,7 @@ class Socket:
     def alive(self) -> bool:
         """Nothing has come, not even the end: whatever came would not belong to the next call."""
         self._poll.modify(self._socket, select.POLLIN)
-        if not self._poll.poll(0):
-            return True
-        return self._tls is not None and _only_tickets(self._tls)
+        return not self._poll.poll(0)
 
     def drop(self) -> None:
         """Closes the connection."""
@@ -110,17 +107,6 @@ class Socket:
         return ready[0][1]
 
 
-def _only_tickets(sock: ssl.SSLSocket) -> bool:
-    """TLS 1.3 servers send session tickets whenever they like; they are no reply."""
-    try:
-        sock.recv(1)
-    except ssl.SSLWantReadError:
-        return True
-    except OSError:
-        return False
-    return False
-
-
 def _advance(unsent: "collections.deque[memoryview]", n: int) -> None:
     while unsent and n >= len(unsent[0]):
         n -= len(unsent.popleft())
@@ -133,7 +119,6 @@ class Wire(asyncio.BufferedProtocol):
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._pid = os.getpid()
         self._spare = bytearray(1)
         self.transport: asyncio.Transport
         self.flight: Flight | None = None
@@ -145,9 +130,6 @@ class Wire(asyncio.BufferedProtocol):
 
     def drop(self) -> None:
         """Closes the connection, from any thread."""
-        # In a forked child the wire and its loop belong to the parent.
-        if self._pid != os.getpid():
-            return
         # The loop may have ended before its last connection.
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self.transport.abort)

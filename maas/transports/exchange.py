@@ -218,8 +218,8 @@ class Exchange:
         parser = httptools.HttpResponseParser(self._reply)
         self._feed(parser, self._view[self._start : end])
         reply, status = self._reply, parser.get_status_code()
-        if not reply.headed or reply.pieces or parser.get_http_version() not in ("1.0", "1.1"):
-            self._refuse("the head of the reply is malformed")
+        if parser.get_http_version() not in ("1.0", "1.1"):
+            self._refuse(f"the reply is HTTP/{parser.get_http_version()}, not HTTP/1.1")
         if not 100 <= status <= 599 or status == 101:
             self._refuse(f"the reply has the status {status}")
         if len(reply.pairs) > _MOST_HEADERS:
@@ -249,11 +249,9 @@ class Exchange:
             self._begin_sized(0, rest)
         elif length is not None:
             self._begin_sized(length, rest)
-        elif chunked and not self._reply.complete:
+        elif chunked:
             self._parser = parser
             self._begin_collected(rest)
-        elif chunked:
-            self._refuse("the head of the reply is malformed")
         else:
             self.reusable = False
             self._begin_collected(rest)

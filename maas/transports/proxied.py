@@ -50,7 +50,10 @@ class HttpxTransport:
 
     def send(self, request: Request, deadline: float | None, cap: int) -> Response:
         """The whole reply, waited for on the caller's thread."""
-        asked = self._build(self._client, request, deadline)
+        left = _left(deadline)
+        connect = _CONNECT_SECONDS if left is None else min(left, _CONNECT_SECONDS)
+        asked = self._build(self._client, request, httpx.Timeout(left, connect=connect))
+        _check_time(deadline)
         with _translated(deadline):
             reply = self._client.send(asked, stream=True, follow_redirects=False)
         with _translated(deadline, answered=True), contextlib.closing(reply):
@@ -75,27 +78,27 @@ class HttpxTransport:
         return StreamedResponse(200, _headers(reply), _Frames(reply, deadline))
 
     async def _depart(self, request: Request, deadline: float | None) -> httpx.Response:
-        asked = self._build(self._aclient, request, deadline)
+        # The deadline is `asyncio.timeout`'s, here and wherever the reply is read.
+        timeout = httpx.Timeout(None, connect=_CONNECT_SECONDS)
+        asked = self._build(self._aclient, request, timeout)
+        _check_time(deadline)
         with _translated(deadline):
             async with asyncio.timeout(_left(deadline)):
                 return await self._aclient.send(asked, stream=True, follow_redirects=False)
 
     def _build(
-        self, client: httpx.Client | httpx.AsyncClient, request: Request, deadline: float | None
+        self, client: httpx.Client | httpx.AsyncClient, request: Request, timeout: httpx.Timeout
     ) -> httpx.Request:
         self._home.check(f"the connection to {self._base.host}")
         if self._closed:
             raise RuntimeError(f"the connection to {self._base.host} was closed; connect again")
-        _check_time(deadline)
-        left = _left(deadline)
-        connect = _CONNECT_SECONDS if left is None else min(left, _CONNECT_SECONDS)
         path = self._base.raw_path.rstrip(b"/") + request.target.encode("ascii")
         return client.build_request(
             request.method,
             self._base.copy_with(raw_path=path),
             headers=list(written_headers(request)),
             content=b"".join(request.body) if request.body else None,
-            timeout=httpx.Timeout(left, connect=connect),
+            timeout=timeout,
         )
 
 
@@ -176,13 +179,9 @@ class _Frames:
 
     async def read(self, n: int) -> bytearray:
         """Exactly `n` bytes; one reader at a time."""
-        try:
-            with _translated(self._deadline, answered=True):
-                while len(self._waiting) < n:
-                    self._waiting += await self._chunk()
-        except BaseException:
-            await self._reply.aclose()
-            raise
+        with _translated(self._deadline, answered=True):
+            while len(self._waiting) < n:
+                self._waiting += await self._chunk()
         read = self._waiting[:n]
         del self._waiting[:n]
         return read

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from maas.http import Response
+from maas.server.connection import Stage
 from maas.server.front import Admission, Head
 from maas.server.runner import Background, Patience, Runner
 
@@ -168,6 +169,36 @@ def test_a_reply_read_a_byte_at_a_time_is_dropped(server: Background) -> None:
         stop.set()
         reader.join()
     assert gone
+
+
+def test_a_reply_read_below_the_floor_rate_is_dropped() -> None:
+    """Steady progress is not enough: a reply has a floor rate, as a request has."""
+    patience = Patience(write=0.4, body_rate=500 * 2**20)
+    with Background(Runner(Front(), port=0, patience=patience)) as server, connect(server) as sock:
+        sock.sendall(LARGE)
+        pause = threading.Event()
+        taken, said = 0, b"?"
+        while said and taken < 32 * 2**20:
+            try:
+                said = sock.recv(2**18)
+            except ConnectionResetError:
+                break
+            taken += len(said)
+            pause.wait(0.02)
+        assert taken < 32 * 2**20
+
+
+def test_the_end_of_a_reply_has_the_time_of_its_beginning() -> None:
+    """The last bytes of the last reply are not cut off while the peer is within its time."""
+    patience = Patience(linger=0.2)
+    with Background(Runner(Front(), port=0, patience=patience)) as server, connect(server) as sock:
+        sock.sendall(LARGE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        taken = len(sock.recv(1))
+        (connection,) = server.runner._shared.connections
+        while connection._stage is not Stage.LINGER:
+            taken += len(sock.recv(4096))
+        threading.Event().wait(0.8)
+        assert taken + len(until_closed(sock)) > 32 * 2**20
 
 
 def test_a_steady_upload_may_take_longer_than_the_grace() -> None:

@@ -106,15 +106,12 @@ class Front:
         return Response(200, (), numbers())
 
     async def endless(self, head: Head, body: bytearray) -> Response:
-        return Response(200, (), self._zeros())
+        return Response(200, (), Endless(self, int(head.query or 2**20)))
 
-    async def _zeros(self) -> AsyncIterator[Sequence[Buffer]]:
-        try:
-            while True:
-                self.frames += 1
-                yield (bytes(2**20),)
-        finally:
-            self.closed.set()
+    async def block(self, head: Head, body: bytearray) -> Response:
+        self.started.set()
+        threading.Event().wait(1.0)  # a model that does not leave the loop alone
+        return Response(200, (), (b"blocked",))
 
     async def pending(self, head: Head, body: bytearray) -> Response:
         return Response(200, (), self._one_then_wait())
@@ -133,6 +130,24 @@ class Front:
             raise RuntimeError("secret")
 
         return Response(200, (), frames())
+
+
+class Endless:
+    """Frames of `size` bytes; no generator, so nothing closes it but who promised to."""
+
+    def __init__(self, front: Front, size: int) -> None:
+        self.front = front
+        self.size = size
+
+    def __aiter__(self) -> "Endless":
+        return self
+
+    async def __anext__(self) -> Sequence[Buffer]:
+        self.front.frames += 1
+        return (bytes(self.size),)
+
+    async def aclose(self) -> None:
+        self.front.closed.set()
 
 
 @pytest.fixture(params=[fastest_loop, asyncio.new_event_loop], ids=["fastest", "asyncio"])
@@ -343,6 +358,31 @@ def test_a_pipeline_is_not_read_without_end(server: Background, front: Front) ->
         front.go_on.set()
 
 
+def test_a_body_in_crumbs_is_refused(server: Background) -> None:
+    """Chunks of a byte each, which cost far more than their bytes, are refused in number."""
+    with connect(server) as sock:
+        sock.sendall(b"POST /echo HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+        sock.sendall(b"1\r\nx\r\n" * 10_000 + b"0\r\n\r\n")
+        assert until_closed(sock).startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_server_that_stood_still_blames_nobody(
+    front: Front, loop_factory: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    """A request that arrives while the loop is blocked is not late by the time of the block."""
+    runner = Runner(front, port=0, patience=Patience(header=0.6))
+    with (
+        Background(runner, loop_factory=loop_factory) as server,
+        connect(server) as sock,
+        client(server) as other,
+    ):
+        sock.sendall(SMALL[:10])
+        other.request("GET", "/block")
+        assert front.started.wait(PATIENT)
+        sock.sendall(SMALL[10:])
+        assert sock.recv(1000).startswith(b"HTTP/1.1 200 ")
+
+
 def test_the_last_reply_says_so(server: Background) -> None:
     """The connection closes after the reply when the peer asks for it, or speaks HTTP/1.0."""
     for head in (b"HTTP/1.1\r\nHost: a\r\nConnection: foo, Close", b"HTTP/1.0\r\nHost: a"):
@@ -421,15 +461,16 @@ def test_a_disconnect_closes_the_stream(server: Background, front: Front, path: 
     assert front.closed.wait(PATIENT)
 
 
-def test_a_stream_waits_for_its_reader(server: Background, front: Front) -> None:
+@pytest.mark.parametrize("size", [2**10, 2**20])
+def test_a_stream_waits_for_its_reader(server: Background, front: Front, size: int) -> None:
     """A producer stops while the peer does not read, and goes on when it does."""
     with connect(server) as sock:
-        sock.sendall(b"GET /endless HTTP/1.1\r\nHost: a\r\n\r\n")
+        sock.sendall(b"GET /endless?%d HTTP/1.1\r\nHost: a\r\n\r\n" % size)
         assert sock.recv(1) == b"H"
         made = settled(lambda: front.frames)
-        assert made < 50  # 1 MiB each: what the sockets' buffers hold, and one more
+        assert made * size < 50 * 2**20  # what the sockets' buffers hold, and one frame more
         taken = 0
-        while taken < 2**20 * (made + 5):
+        while taken < made * size + 5 * 2**20:
             taken += len(sock.recv(2**20))
         assert front.frames > made
 

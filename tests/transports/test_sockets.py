@@ -228,11 +228,11 @@ def test_bytes_nobody_asked_for_never_answer_the_next_call(village, transport_to
 
     async def stutter(reader, writer):
         await echo_once(reader, writer)
-        first = await asyncio.to_thread(go_on.wait, PATIENCE)
-        assert first
-        writer.write(reply(b"poison"))
-        await writer.drain()
-        written.set()
+        if served.connections == 1:
+            assert await asyncio.to_thread(go_on.wait, PATIENCE)
+            writer.write(reply(b"poison"))
+            await writer.drain()
+            written.set()
         await reader.read()
 
     go_on = threading.Event()
@@ -268,6 +268,22 @@ def test_a_kept_connection_that_dies_under_a_call_is_reported_too(village, trans
         send(transport, post(b"x"))
     assert (caught.value.sent, caught.value.answered) == (True, False)
     assert served.connections == 1
+
+
+def test_a_kept_connection_that_takes_no_byte_is_replaced(village, transport_to):
+    """A call that certainly was not sent may be sent again, and is."""
+
+    async def once(reader, writer):
+        await echo_once(reader, writer)
+        await asyncio.Event().wait()
+
+    served = village.serve(once)
+    transport = transport_to(served.address)
+    transport.send(post(b"x"), soon(), 100)
+    connection = transport._sockets.take()
+    transport._sockets.give(connection)
+    connection._socket.shutdown(socket.SHUT_WR)
+    assert transport.send(post(b"y"), soon(), 100).body == (b"y",)
 
 
 CUT = {
