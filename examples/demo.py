@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -27,6 +28,7 @@ COLOURS = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 def main() -> None:
     options = arguments()
+    torch.set_num_threads(1)  # more of them would only wait for each other in a net this small
     if options.serve:
         serve(options.serve)
         return
@@ -125,7 +127,8 @@ def picture(pixels: Tensor) -> list[str]:
         block = "\x1b[38;5;{};48;5;{}m▀"
         return ["".join(block.format(*pair) for pair in row) + "\x1b[0m" for row in rows]
     ink = (pixels > 0.4).int().tolist()
-    return ["".join(" ▀▄█"[a + 2 * b] for a, b in zip(ink[y], ink[y + 1])) for y in range(0, 8, 2)]
+    rows = [zip(ink[y], ink[y + 1], strict=True) for y in range(0, 8, 2)]
+    return ["".join(" ▀▄█"[upper + 2 * lower] for upper, lower in row) for row in rows]
 
 
 def caption(chances: Tensor, label: int) -> str:
@@ -151,7 +154,7 @@ def median(call: Callable[[Tensor], Tensor], x: Tensor) -> float:
     for _ in range(200):
         call(x)
         marks.append(time.perf_counter())
-    return statistics.median(b - a for a, b in zip(marks, marks[1:], strict=False)) * 1e6
+    return statistics.median(after - before for before, after in pairwise(marks)) * 1e6
 
 
 if __name__ == "__main__":

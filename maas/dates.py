@@ -29,7 +29,7 @@ def _pack_zone(zone: dt.tzinfo | None, path: Path) -> Any:
     if zone is None:
         return None
     if _is_zone_info(zone):
-        return zone.key  # type: ignore[union-attr]
+        return zone.key  # type: ignore[attr-defined]
     if type(zone) is dt.timezone:
         offset = zone.utcoffset(None) // dt.timedelta(microseconds=1)
         plain = dt.timezone(dt.timedelta(microseconds=offset))

@@ -1,6 +1,7 @@
 """Entry points: how rooms higher up, and strangers, make themselves known by name.
 
-In a module of its own because `importlib.metadata` costs 30 ms, and is needed only at the first unknown name.
+In a module of its own because `importlib.metadata` costs 30 ms, and is needed only at the first
+unknown name.
 """
 
 import functools

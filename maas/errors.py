@@ -1,7 +1,8 @@
 """Every error maas raises, and what each one means on the wire.
 
     Error                                     any maas error
-    ├── CodecError          ValueError        a value that cannot cross, or bytes that are no message
+    ├── CodecError          ValueError        a value that cannot cross, or bytes that are no
+    message
     │   └── LimitExceeded                     more than `Limits` allow
     ├── SignatureError      TypeError         arguments that do not fit the model
     ├── NotFound            LookupError       no such model here
@@ -12,9 +13,11 @@
     ├── VersionMismatch     RuntimeError      no protocol version in common; names both sides
     ├── DeadlineExceeded    TimeoutError      the call's total time is over
     ├── Cancelled           RuntimeError      the call was cancelled
-    ├── Overloaded          RuntimeError      too much work waits; `retry_after` says when to come back
+    ├── Overloaded          RuntimeError      too much work waits; `retry_after` says when to come
+    back
     ├── NotReady            RuntimeError      starting or draining; `retry_after` as well
-    ├── ForkError           RuntimeError      inherited through fork() from a process that had used it
+    ├── ForkError           RuntimeError      inherited through fork() from a process that had used
+    it
     ├── ModelExit           RuntimeError      the model raised SystemExit, StopIteration or the like
     ├── InternalError       RuntimeError      a fault of the server; it tells no more to strangers
     └── TransportError      ConnectionError   the connection failed

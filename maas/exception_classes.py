@@ -7,7 +7,7 @@ import builtins
 import sys
 
 from maas import errors
-from maas.errors import Error
+from maas.errors import Error, _ComeBack
 from maas.registry import registered, registered_name
 
 __all__ = ["known_class", "wire_names"]
@@ -56,7 +56,11 @@ def _wire_name(kind: type) -> str:
 
 def wire_names(kind: type) -> list[str]:
     """The names a receiver tries in turn, the class itself first."""
-    return [_wire_name(base) for base in kind.__mro__ if issubclass(base, Exception)]
+    return [
+        _wire_name(base)
+        for base in kind.__mro__
+        if issubclass(base, Exception) and base is not _ComeBack
+    ]
 
 
 def known_class(name: str) -> type[Exception] | None:

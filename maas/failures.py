@@ -10,7 +10,6 @@ way in), the rest by `__new__`, `args` and attributes, which also restores
 classes that require keyword arguments, where pickling fails.
 """
 
-import math
 import traceback
 from collections.abc import Sequence
 from typing import Any
@@ -44,6 +43,7 @@ Causes and contexts share ancestors, so that a chain of n may unfold into 2**n, 
 
 _MAX_NOTES = 16
 _MAX_TEXT = 16_384
+_MAX_RETRY_AFTER = 1e9
 
 # Attributes that live in C slots of builtins, and so are not in `vars`.
 _SLOTS: dict[type, tuple[str, ...]] = {
@@ -324,7 +324,7 @@ def _check_attribute(error: Exception, name: Any, value: Any) -> None:
     # maas itself acts on these: a client sleeps as long as `retry_after` says.
     if isinstance(error, Error):
         if name == "retry_after" and value is not None:
-            good = type(value) in (int, float) and 0 <= value < math.inf
+            good = type(value) in (int, float) and 0 <= value < _MAX_RETRY_AFTER
         else:
             good = name not in ("sent", "answered") or type(value) is bool
         if not good:

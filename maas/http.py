@@ -25,7 +25,7 @@ class Request:
 
     method: str
     target: str
-    headers: Headers = ()
+    headers: Headers = attrs.field(default=(), repr=False)  # a key is among them
     body: Sequence[Buffer] = ()
 
 

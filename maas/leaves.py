@@ -329,6 +329,9 @@ def _find_size(cls: type) -> Kind | None:
 
 def _load_size(_unpacker: Unpacker, payload: Any) -> tuple[int, ...]:
     lengths = fields(payload, "$size", *[int] * len(typed(payload, list, "$size")))
+    # torch.Size takes longer ints, and fails when it is shown.
+    if any(not -(2**63) <= length < 2**63 for length in lengths):
+        raise CodecError("$size wants ints of 64 bits")
     torch = tensors.adapter("torch")
     return tuple(lengths) if torch is None else torch.SIZE(lengths)
 

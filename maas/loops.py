@@ -1,7 +1,13 @@
-"""Event loops on threads of their own: asyncio for callers who have no loop.
+"""Event loops on threads of their own, for callers who have none.
 
-Such a thread is started at the first use and dies with the process. It does not
-survive `fork()`: what was inherited raises at once instead of waiting for a thread that is not there.
+Two kinds of work live on such loops: all background traffic of all remote models
+(`io_loop`), and models that are coroutines. They are apart, because a coroutine that blocks
+must not hold up the traffic. A loop starts with the first work that needs it, and a
+caller's own loop, if there is one, stays out of it: a `Job` can be awaited from any, or from none.
+
+A thread does not survive `fork()`. In the child the loop is gone and a new one starts for
+new objects; what had been used before the fork raises `ForkError` (`Home`), because its
+sockets are shared with the parent and two processes writing to one connection garble both.
 """
 
 import asyncio
@@ -14,65 +20,92 @@ from typing import Any, TypeVar
 
 from maas.errors import ForkError
 
-try:
-    import uvloop
-except ImportError:  # not built for Windows
-    uvloop = None  # type: ignore[assignment]
-
-__all__ = ["LoopThread", "new_event_loop"]
+__all__ = ["Home", "LoopThread", "io_loop", "run"]
 
 T = TypeVar("T")
 
 
-def new_event_loop() -> asyncio.AbstractEventLoop:
-    """uvloop's where there is one, else asyncio's."""
-    return asyncio.new_event_loop() if uvloop is None else uvloop.new_event_loop()
+class Home:
+    """Remembers in which process an object was first used."""
+
+    def __init__(self) -> None:
+        self._pid: int | None = None
+
+    def check(self, what: str) -> None:
+        """Settles here at the first call.
+
+        Raises
+        ------
+        ForkError
+            `what` was used in another process before.
+        """
+        pid = os.getpid()
+        if self._pid is None:
+            self._pid = pid
+        elif self._pid != pid:
+            raise ForkError(
+                f"{what} was used before this process was forked, and its connections belong "
+                "to the parent; connect again in the child, or start children by 'spawn'"
+            )
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    """A loop of uvloop where that is installed."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
 
 
 class LoopThread:
-    """One event loop on one daemon thread, started when it is first needed."""
+    """One loop on one daemon thread, in each process that needs it."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._pid = 0
+        # Collecting a parent's loop would close its selector, which the parent still uses:
+        # epoll registrations belong to the shared open file, not to the process.
+        self._inherited: list[asyncio.AbstractEventLoop | None] = []
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._begin_again)
 
     def loop(self) -> asyncio.AbstractEventLoop:
-        """The loop, running.
+        """The loop, running; the first call starts it."""
+        if self._loop is not None:
+            return self._loop
+        with self._lock:
+            if self._loop is None:
+                loop = _new_loop()
+                threading.Thread(target=loop.run_forever, name=self._name, daemon=True).start()
+                self._loop = loop
+            return self._loop
 
-        Raises
-        ------
-        ForkError
-            It ran in the process that this one was forked from.
-        """
-        if self._loop is None:
-            with self._lock:
-                if self._loop is None:
-                    self._start()
-        if self._pid != os.getpid():
-            raise ForkError(
-                f"{self._name} ran before fork(), and its thread stayed behind; use maas first after the fork, or spawn"
-            )
-        assert self._loop is not None  # noqa: S101 - for the type checker
-        return self._loop
+    def _begin_again(self) -> None:
+        """In a forked child. The parent's other thread may have held the lock at that moment."""
+        self._lock = threading.Lock()
+        self._inherited.append(self._loop)
+        self._loop = None
 
-    def _start(self) -> None:
-        loop = new_event_loop()
-        threading.Thread(target=loop.run_forever, name=self._name, daemon=True).start()
-        self._pid = os.getpid()
-        self._loop = loop
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+        """Runs a coroutine on the loop; cancelling the future cancels the coroutine."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop())
 
     def call_at(self, deadline: float, function: Callable[[], object]) -> None:
         """Calls the function on the loop once `time.monotonic()` has reached the deadline."""
         loop = self.loop()
-        left = deadline - time.monotonic()
-        loop.call_soon_threadsafe(loop.call_later, left, function)
+        loop.call_soon_threadsafe(loop.call_later, deadline - time.monotonic(), function)
 
-    def run(self, coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
-        """Starts the coroutine on the loop; its future can be cancelled."""
-        try:
-            return asyncio.run_coroutine_threadsafe(coroutine, self.loop())
-        except BaseException:
-            coroutine.close()
-            raise
+
+_traffic = LoopThread("maas-io")
+
+
+def io_loop() -> asyncio.AbstractEventLoop:
+    """The loop of all traffic in this process, running."""
+    return _traffic.loop()
+
+
+def run(coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
+    """Runs a coroutine on the loop of all traffic."""
+    return _traffic.run(coroutine)

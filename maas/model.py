@@ -5,6 +5,7 @@ and asks it; whether that is a thread away or an ocean, nothing here can tell.
 """
 
 import importlib
+import inspect
 import os
 import re
 import sys
@@ -81,9 +82,7 @@ class Asked(Generic[P, R]):
 
     def _context(self, context: Context) -> Context:
         options = self._options
-        if options.retries and options.key is None:
-            self._check_repeatable()
-        return attrs.evolve(
+        context = attrs.evolve(
             context,
             training=self._training,
             seed=options.seed,
@@ -92,9 +91,12 @@ class Asked(Generic[P, R]):
             priority=options.priority,
             retries=options.retries,
         )
+        if options.retries and options.key is None:
+            self._check_repeatable(context)
+        return context
 
-    def _check_repeatable(self) -> None:
-        found = self._executor.method(self._method)
+    def _check_repeatable(self, context: Context) -> None:
+        found = self._executor.method(self._method, context)
         training = self._executor.describe().training if self._training is None else self._training
         if not found.pure or found.stochastic or training:
             raise Unsupported(
@@ -301,7 +303,7 @@ def _warn_blocking(name: str) -> None:
             f"this call blocks the running event loop until {name} answers; "
             "write: await model.submit(...)",
             RuntimeWarning,
-            stacklevel=4,
+            stacklevel=3,
         )
 
 
@@ -345,7 +347,7 @@ def connect(
     env : name of an environment variable that, if set, wins over `where`.
     options : of the place. For URLs: `auth` (the key), `verify` (a CA file, an `ssl.SSLContext`),
         `insecure`,
-        `proxy`, `http2`, `limits`, `connect_timeout`. Here: `name`, `signature`, `example`,
+        `proxy`, `limits`, `connect_timeout`. Here: `name`, `signature`, `example`,
         `device`, as `Model` has them.
 
     Raises
@@ -406,11 +408,19 @@ def _connect_address(where: str, options: dict[str, Any]) -> Model[..., Any]:
 
 
 def _imported(path: str) -> Any:
-    """What `module:attribute` names."""
+    """What `module:attribute` names; a function that says it returns a model is called for it."""
     module, colon, attribute = path.partition(":")
     if not colon or not attribute:
-        raise ValueError(f"local:{path} wants local:module:attribute")
+        raise ValueError(f"local:{path} names no target; write local:module:attribute")
     target: Any = importlib.import_module(module)
     for part in attribute.split("."):
         target = getattr(target, part)
-    return target
+    return target() if _is_factory(target) else target
+
+
+def _is_factory(target: Any) -> bool:
+    if not inspect.isfunction(target) or inspect.signature(target).parameters:
+        return False
+    made = inspect.signature(target, eval_str=True).return_annotation
+    module = getattr(sys.modules.get("torch.nn"), "Module", Model)
+    return isinstance(made, type) and issubclass(made, Model | module)

@@ -316,7 +316,8 @@ class _Builder:
 
     def _spend(self, copies: int, path: str) -> None:
         self._copies -= copies
-        if self._copies < 0:
+        # A negative number would buy a later layer more copies.
+        if copies < 0 or self._copies < 0:
             raise CodecError(
                 f"{_place(path)} is to have {copies} layers, for which there are not enough tensors"
             )

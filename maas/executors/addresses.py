@@ -1,7 +1,7 @@
 """URLs to executors: what `connect("https://...")` asks through.
 
-The lean transport over sockets carries every call but those that ask for a proxy or HTTP/2,
-which httpx does well. Nothing is sent here.
+The lean transport over sockets carries every call but those that ask for a proxy,
+which httpx knows well. Nothing is sent here.
 """
 
 import importlib
@@ -24,7 +24,6 @@ def connect_url(
     verify: "ssl.SSLContext | str | None" = None,
     insecure: bool = False,
     proxy: str | None = None,
-    http2: bool = False,
     limits: Limits | None = None,
     connect_timeout: float = 10.0,
 ) -> RemoteExecutor:
@@ -36,11 +35,16 @@ def connect_url(
         A URL that names no place, or a key that would travel unencrypted off this machine.
     """
     parts = urllib.parse.urlsplit(url)
-    if parts.query or parts.fragment or parts.username is not None or not parts.netloc:
-        raise ValueError(
-            f"{url!r} names no place; write {parts.scheme}://host:port/model, a key as auth="
-        )
     unix = parts.scheme == "http+unix"
+    named = bool(parts.netloc if unix else parts.hostname)
+    if parts.query or parts.fragment or "@" in parts.netloc or not named:
+        # The part before an @ may be a password.
+        shown = url if "@" not in parts.netloc else f"{parts.scheme}://...@{parts.hostname}"
+        raise ValueError(
+            f"{shown!r} names no place; write {parts.scheme}://host:port/model, a key as auth="
+        )
+    if verify is not None and parts.scheme != "https":
+        raise TypeError(f"verify= makes no sense for {parts.scheme}://; drop it, or use https://")
     if (
         auth is not None
         and parts.scheme == "http"
@@ -51,10 +55,10 @@ def connect_url(
             f"the key would travel unencrypted to {parts.netloc}; use https://, or insecure=True"
         )
     tls = _tls(verify) if parts.scheme == "https" else None
-    if proxy is not None or http2:
+    if proxy is not None:
         if unix:
-            raise TypeError("proxy= and http2= make no sense for a unix socket; drop them")
-        transport: Transport = _by_httpx(url, tls, proxy, http2, connect_timeout)
+            raise TypeError("proxy= makes no sense for a unix socket; drop it")
+        transport: Transport = _by_httpx(url, tls, proxy, connect_timeout)
     else:
         transport = _by_socket(parts, tls, connect_timeout)
     where = url.rstrip("/")
@@ -100,10 +104,8 @@ def _by_socket(
 
 
 def _by_httpx(
-    url: str, tls: ssl.SSLContext | None, proxy: str | None, http2: bool, connect_timeout: float
+    url: str, tls: ssl.SSLContext | None, proxy: str, connect_timeout: float
 ) -> Transport:
     proxied = importlib.import_module("maas.transports.proxied")
-    transport: Transport = proxied.connect(
-        url, tls=tls, proxy=proxy, http2=http2, connect_timeout=connect_timeout
-    )
+    transport: Transport = proxied.through(proxy, url, tls=tls, connect_timeout=connect_timeout)
     return transport

@@ -15,7 +15,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 import attrs
 
 from maas.backends.base import Method
-from maas.calls import CALL, Call, Info, Result
+from maas.calls import AMBIENT, CALL, Call, Context, Info, Result
 from maas.errors import CodecError, DeadlineExceeded
 from maas.signature import Signature
 from maas.wire import Failure
@@ -275,8 +275,11 @@ class Executor(Protocol):
     where: str
     name: str
 
-    def method(self, name: str) -> Method:
-        """The method of that name; AttributeError where there is none."""
+    def method(self, name: str, context: Context = AMBIENT) -> Method:
+        """The method of that name; AttributeError where there is none.
+
+        A remote model may have to be asked, within the deadline of the context.
+        """
 
     def describe(self) -> ModelInfo:
         """What the model says about itself; a remote one is asked at the first use."""

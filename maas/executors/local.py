@@ -18,7 +18,7 @@ import attrs
 
 from maas import ambient
 from maas.backends.base import ITEM, RESULT, Backend, Border, Method, admit, release
-from maas.calls import CALL, Call, Context, Info, Result
+from maas.calls import AMBIENT, CALL, Call, Context, Info, Result
 from maas.errors import Cancelled, DeadlineExceeded, ForkError, SignatureError, Unsupported
 from maas.executors.base import END, Job, ModelInfo, Stream, finish, late, no_method
 from maas.executors.modes import ModeGate
@@ -89,7 +89,7 @@ class LocalExecutor:
             details=self._backend.details(),
         )
 
-    def method(self, name: str) -> Method:
+    def method(self, name: str, context: Context = AMBIENT) -> Method:  # noqa: ARG002 - nobody is asked
         """The method of that name; AttributeError, as Python has it, where there is none."""
         found = self._methods.get(name)
         if found is None:
@@ -113,11 +113,16 @@ class LocalExecutor:
                 lane.shutdown(wait=False, cancel_futures=True)
             self._lanes.clear()
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError(f"model {self.name!r} was closed; wrap it anew")
+
     # Answers.
 
     def run(self, call: Call) -> Result:
         """The answer, computed on this thread unless a deadline is to release it."""
         method = self._methods.get(call.method) or self.method(call.method)
+        self._check_open()
         if method.streams:
             return Result(self.stream(call))
         if method.asynchronous or call.context.deadline is not None:
@@ -232,8 +237,7 @@ class LocalExecutor:
                 f"model {self.name!r} was used before fork(), and its threads stayed behind; "
                 "wrap it anew"
             )
-        if self._closed:
-            raise Unsupported(f"model {self.name!r} is closed")
+        self._check_open()
         serial = method.exclusive or self._draws(call.context, method)
         name = "serial" if serial else "parallel"
         with self._lock:
@@ -270,6 +274,7 @@ class LocalExecutor:
 
     def stream(self, call: Call) -> Stream[Any]:
         """The items of a generator method, each produced when it is asked for."""
+        self._check_open()
         method = self.method(call.method)
         if not method.streams:
             raise SignatureError(f"{self.name} gives one value, not a stream; call it")

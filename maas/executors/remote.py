@@ -13,14 +13,14 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import attrs
 
 from maas import ambient, wire
 from maas.backends.base import Method
-from maas.calls import CALL, Call, Result
+from maas.calls import AMBIENT, CALL, Call, Context, Result
 from maas.errors import (
     CodecError,
     DeadlineExceeded,
@@ -41,9 +41,9 @@ from maas.executors.base import END, Job, ModelInfo, Stream, finish, late, no_me
 from maas.executors.retries import Attempts, Budget
 from maas.http import MSGPACK, Buffer, Headers, Request, Response, header
 from maas.limits import Limits
+from maas.loops import Home, run
 from maas.signature import Signature
 from maas.transports.base import StreamedResponse, Transport
-from maas.transports.loop import Home, run
 from maas.wire import Description, End, Failure, Item
 
 __all__ = ["RemoteExecutor"]
@@ -119,18 +119,34 @@ class RemoteExecutor:
     # The conversation: no I/O in it.
 
     def _conversation(self, call: Call) -> _Conversation:
-        place = yield from self._introduced()
+        place = yield from self._introduced(call.context)
         method = self._checked(place, call)
-        request = self._request(place, call)
-        context = call.context
         self._budget.earn()
-        attempts = Attempts(
-            context.retries, method.pure or context.key is not None, context.deadline, self._budget
+        repeatable = call.context.key is not None or self._runs_twice_as_once(place, method, call)
+        # Written anew for each attempt: what is left of the deadline travels in the message.
+        return (
+            yield from self._attempted(
+                lambda: self._request(place, call), self._read, call.context, repeatable
+            )
         )
+
+    def _runs_twice_as_once(self, place: _Place, method: Method, call: Call) -> bool:
+        own, asked = place.info.training, call.context.training
+        training = own if asked is None else asked
+        return method.pure and not method.stochastic and not training
+
+    def _attempted(
+        self,
+        request: Callable[[], Request],
+        read: Callable[[Response | None], Any],
+        context: Context,
+        repeatable: bool,
+    ) -> _Conversation:
+        """What `read` makes of the reply to the first attempt that is not worth another."""
+        attempts = Attempts(context.retries, repeatable, context.deadline, self._budget)
         while True:
             try:
-                reply = yield request
-                answer = self._read(reply)
+                answer = read((yield request()))
                 error = answer.error if isinstance(answer, Failure) else None
             except TransportError as broken:
                 error = broken
@@ -140,15 +156,15 @@ class RemoteExecutor:
             if pause is None:
                 raise error
             yield pause
-            if context.deadline is not None:
-                # What is left has changed, and travels in the message.
-                request = self._request(place, call)
 
-    def _introduced(self) -> _Conversation:
+    def _introduced(self, context: Context = AMBIENT) -> _Conversation:
         if self._place is not None:
             return self._place
-        reply = yield Request("GET", f"{self._path}/", self._ask_headers)
-        self._place = self._learn(self._message(reply))
+        request = Request("GET", f"{self._path}/", self._ask_headers)
+        message = yield from self._attempted(
+            lambda: request, self._message, context, repeatable=True
+        )
+        self._place = self._learn(message)
         return self._place
 
     def _learn(self, message: Any) -> _Place:
@@ -159,7 +175,11 @@ class RemoteExecutor:
         data = message.data
         _check_protocol(data.get("protocol"), self.where)
         models, model = data.get("models"), data.get("model")
-        if type(models) is not dict or type(model) is not str:
+        if (
+            type(models) is not dict
+            or type(model) is not str
+            or not all(type(name) is str for name in models)
+        ):
             raise ProtocolError(f"{self.where} describes itself without models", answered=True)
         address = self._path
         if not model:
@@ -292,15 +312,15 @@ class RemoteExecutor:
         """What the server says about the model; asked once."""
         return self._known().info
 
-    def _known(self) -> _Place:
+    def _known(self, context: Context = AMBIENT) -> _Place:
         place = self._place
         if place is None:
-            place = self._here(self._introduced(), None)
+            place = self._here(self._introduced(context), context.deadline)
         return place
 
-    def method(self, name: str) -> Method:
+    def method(self, name: str, context: Context = AMBIENT) -> Method:
         """The method of that name; AttributeError where the server has none."""
-        methods = self._known().info.methods
+        methods = self._known(context).info.methods
         found = methods.get(name)
         if found is None:
             raise no_method(self.name, name, methods)
@@ -314,7 +334,7 @@ class RemoteExecutor:
 
     def run(self, call: Call) -> Result:
         """The answer, waited for on this thread."""
-        if self.method(call.method).streams:
+        if self.method(call.method, call.context).streams:
             return Result(self.stream(call))
         if not self._draws(call):
             return finish(self._here(self._conversation(call), call.context.deadline))
@@ -350,7 +370,7 @@ class RemoteExecutor:
 
     async def _answer(self, job: Job[Any], call: Call) -> None:
         try:
-            await self._introduce(call.context.deadline)
+            await self._introduce(call.context)
             if self._draws(call):
                 loop = asyncio.get_running_loop()
                 job.settle(await loop.run_in_executor(self._one_thread(), self._settled, call))
@@ -359,13 +379,13 @@ class RemoteExecutor:
         except Exception as error:  # noqa: BLE001 - the job's to raise
             job.settle(Failure(error))
 
-    async def _introduce(self, deadline: float | None) -> None:
+    async def _introduce(self, context: Context) -> None:
         if self._place is None:
             # One at a time and in order: draws of the first calls keep the order of their
             # submission.
             self._negotiating = self._negotiating or asyncio.Lock()
             async with self._negotiating:
-                await self._there(self._introduced(), deadline)
+                await self._there(self._introduced(context), context.deadline)
 
     def _one_thread(self) -> concurrent.futures.ThreadPoolExecutor:
         self._serial = self._serial or concurrent.futures.ThreadPoolExecutor(
@@ -392,8 +412,10 @@ class RemoteExecutor:
 
     async def open(self, call: Call) -> StreamedResponse:
         """The reply to a call that streams, its head received."""
-        await self._introduce(call.context.deadline)
-        place = self._place or await self._there(self._introduced(), call.context.deadline)
+        await self._introduce(call.context)
+        place = self._place or await self._there(
+            self._introduced(call.context), call.context.deadline
+        )
         self._check_streams(self._checked(place, call))
         if self._draws(call):
             call = attrs.evolve(

@@ -4,8 +4,7 @@ Again only if the call cannot have been run (nothing was sent, or the server sai
 that it did not), or if running it twice is running it once (a pure method, an idempotency
 key), and never after a byte of the reply. Pauses grow and are jittered over their whole
 length ("full jitter", AWS Architecture Blog, 2015), a server's Retry-After is honoured, the
-deadline is
-the sum of all attempts, and a budget keeps retries under a tenth of the calls
+deadline is the sum of all attempts, and a budget keeps retries under a tenth of the calls
 (Google SRE book, chapter 21), so that they cannot bring down a server that is merely slow.
 """
 
@@ -21,6 +20,8 @@ __all__ = ["Attempts", "Budget"]
 
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 5.0
+_LONGEST_ASKED = 60.0
+"""A server that wants to be left alone for longer is given up: its word must not hold a caller."""
 
 
 class Budget:
@@ -61,14 +62,16 @@ class Attempts:
             # A kept-alive connection may close while the call is on its way: one new try is free.
             self._reconnected = True
             return 0.0
-        if self.made >= self.retries or not self._may_repeat(error) or not self.budget.spend():
+        if self.made >= self.retries or not self._may_repeat(error):
+            return None
+        asked = getattr(error, "retry_after", None) or 0.0
+        most = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (self.made + 1))
+        pause = max(asked, random.uniform(0, most))  # noqa: S311 - no secret
+        late = self.deadline is not None and time.monotonic() + pause >= self.deadline
+        if late or asked > _LONGEST_ASKED or not self.budget.spend():
             return None
         self.made += 1
-        pause = random.uniform(0, min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**self.made))  # noqa: S311 - no secret
-        asked = getattr(error, "retry_after", None)
-        pause = pause if asked is None else max(pause, asked)
-        late = self.deadline is not None and time.monotonic() + pause >= self.deadline
-        return None if late else pause
+        return pause
 
     def _is_stale(self, error: Exception) -> bool:
         cut = isinstance(error, TransportError) and error.sent and not error.answered

@@ -13,6 +13,7 @@ from maas.errors import DeadlineExceeded, LimitExceeded
 from maas.http import Response
 from maas.server.forms import problem
 from maas.server.front import Admission, Front, Head
+from maas.server.replies import size
 
 __all__ = ["respond"]
 
@@ -139,8 +140,8 @@ def _start(response: Response, extra: tuple[tuple[bytes, bytes], ...] = ()) -> _
 
 async def _send_whole(response: Response, send: _Send) -> None:
     parts: Any = response.body
-    length = sum(map(len, parts))
-    await send(_start(response, ((b"content-length", str(length).encode()),)))
+    length = str(size(parts)).encode()
+    await send(_start(response, ((b"content-length", length),)))
     for part in parts:
         # Some ASGI servers take nothing but bytes.
         await send({"type": "http.response.body", "body": bytes(part), "more_body": True})

@@ -36,7 +36,7 @@ class Layer:
 
 
 def layers(info: ModelInfo) -> Iterator[Layer]:
-    """The layers that the details list; a stranger's details may be anything, and are then passed by."""
+    """The layers that the details list; what a stranger's details hold instead is passed by."""
     listed = info.details.get("layers")
     for each in listed if type(listed) is list else ():
         try:
@@ -65,7 +65,8 @@ class _Value:
 
 
 def _plain(value: Any) -> _Value:
-    return _Value(repr(value), value)
+    # JSON's quotes, so that one example has one kind of them.
+    return _Value(json.dumps(value) if type(value) is str else repr(value), value)
 
 
 _LEAVES = {
@@ -75,15 +76,15 @@ _LEAVES = {
     "float": _plain(0.5),
     "complex": _Value("1 + 2j", [1, 2]),
     "str": _plain("hello"),
-    "bytes": _Value("b'hello'", {"$bytes": "aGVsbG8="}),
-    "bytearray": _Value("bytearray(b'hello')", {"$bytes": "aGVsbG8="}),
+    "bytes": _Value('b"hello"', {"$bytes": "aGVsbG8="}),
+    "bytearray": _Value('bytearray(b"hello")', {"$bytes": "aGVsbG8="}),
     "datetime": _Value(
         "datetime.datetime(2024, 5, 17, 12)", "2024-05-17T12:00:00", frozenset({"datetime"})
     ),
     "date": _Value("datetime.date(2024, 5, 17)", "2024-05-17", frozenset({"datetime"})),
     "time": _Value("datetime.time(12)", "12:00:00", frozenset({"datetime"})),
     "timedelta": _Value("datetime.timedelta(seconds=2.5)", 2.5, frozenset({"datetime"})),
-    "Decimal": _Value("decimal.Decimal('0.10')", "0.10", frozenset({"decimal"})),
+    "Decimal": _Value('decimal.Decimal("0.10")', "0.10", frozenset({"decimal"})),
     "UUID": _Value("uuid.UUID(int=1)", f"{1:08x}-0000-0000-0000-{1:012x}", frozenset({"uuid"})),
     "slice": _Value("slice(0, 1, None)", {"$slice": [0, 1, None]}),
     "range": _Value("range(0, 3)", {"$range": [0, 3, 1]}),
@@ -98,29 +99,37 @@ _BRACKETS = {
 
 def _value(schema: Schema, framework: str) -> _Value:
     """An example of what the schema wants; 1 where it does not say."""
-    if schema.kind == "union":
-        # Whoever may leave something out will see how it is given.
-        return _value(next(item for item in schema.items if item.kind != "None"), framework)
-    if schema.kind == "literal" and type(schema.literals[0]) is not bytes:
-        return _plain(schema.literals[0])
-    if schema.kind == "tensor":
-        return _tensor(schema.spec or TensorSpec("float32", (1, 3)), framework)
-    if schema.kind in _BRACKETS:
-        item = _value(schema.items[0], framework)
-        return _Value(_BRACKETS[schema.kind].format(item), [item.data], item.modules)
-    if schema.kind == "tuple":
-        return _tuple([_value(item, framework) for item in schema.items])
-    if schema.kind == "dict":
-        item = _value(schema.items[1], framework)
-        return _Value(f"{{'key': {item}}}", {"key": item.data}, item.modules)
-    return _LEAVES.get(schema.kind) or _plain(1)
+    if schema.kind in _LEAVES:
+        return _LEAVES[schema.kind]
+    make = _MAKERS.get(schema.kind)
+    return _plain(1) if make is None else make(schema, framework)
 
 
-def _tuple(items: list[_Value]) -> _Value:
-    inside = ", ".join(map(str, items))
+def _choice(schema: Schema, framework: str) -> _Value:
+    # Whoever may leave something out will see how it is given.
+    return _value(next(item for item in schema.items if item.kind != "None"), framework)
+
+
+def _literal(schema: Schema, _framework: str) -> _Value:
+    first = schema.literals[0]
+    return _LEAVES["bytes"] if type(first) is bytes else _plain(first)
+
+
+def _container(schema: Schema, framework: str) -> _Value:
+    item = _value(schema.items[0], framework)
+    return _Value(_BRACKETS[schema.kind].format(item), [item.data], item.modules)
+
+
+def _dict(schema: Schema, framework: str) -> _Value:
+    item = _value(schema.items[1], framework)
+    return _Value(f'{{"key": {item}}}', {"key": item.data}, item.modules)
+
+
+def _tuple(schema: Schema, framework: str) -> _Value:
+    items = [_value(item, framework) for item in schema.items]
     modules = frozenset[str]().union(*(item.modules for item in items))
-    text = f"({inside},)" if len(items) == 1 else f"({inside})"
-    return _Value(text, [item.data for item in items], modules)
+    inside = ", ".join(map(str, items)) + ("," if len(items) == 1 else "")
+    return _Value(f"({inside})", [item.data for item in items], modules)
 
 
 _SMALL = 12
@@ -138,7 +147,6 @@ class _Zeros:
         text = repr(self.fill)
         for length in reversed(self.shape):
             text = f"[{text}]" if length == 1 else f"[{text}] * {length}"
-            text = f"[{text}]" if "*" in text and not text.startswith("[") else text
         return text
 
     def lists(self) -> Any:
@@ -163,6 +171,18 @@ def _tensor(spec: TensorSpec, framework: str) -> _Value:
     return _Value(f"np.zeros({shape}, np.{spec.dtype})", data, frozenset({"numpy as np"}))
 
 
+_MAKERS: dict[str, Callable[[Schema, str], _Value]] = {
+    "union": _choice,
+    "literal": _literal,
+    **dict.fromkeys(_BRACKETS, _container),
+    "tuple": _tuple,
+    "dict": _dict,
+    "tensor": lambda schema, framework: _tensor(
+        schema.spec or TensorSpec("float32", (1, 3)), framework
+    ),
+}
+
+
 # Which arguments.
 
 
@@ -170,13 +190,13 @@ def _tensor(spec: TensorSpec, framework: str) -> _Value:
 class _Argument:
     name: str
     value: _Value
-    positional: bool
+    kind: str
 
 
 def _arguments(info: ModelInfo, method: Method) -> list[_Argument]:
     """The required arguments, each with an example."""
     required = [each for each in method.signature.parameters if each.required]
-    made = []
+    made: list[_Argument] = []
     for each in required:
         schema = each.annotation
         open_ = schema.kind == "any" or (schema.kind == "tensor" and schema.spec is None)
@@ -184,28 +204,25 @@ def _arguments(info: ModelInfo, method: Method) -> list[_Argument]:
             value = _first_input(info)
         else:
             value = _value(schema, info.kind)
-        made.append(_Argument(each.name, value, each.kind == KINDS[0]))
+        made.append(_Argument(each.name, value, each.kind))
     return made
 
 
 def _first_input(info: ModelInfo) -> _Value:
     """What the first layer of a torch module with parameters takes, as far as its weights tell."""
-    for layer in layers(info):
-        for name, (_dtype, shape) in layer.parameters.items():
-            made = _INPUTS.get(layer.type)
-            if made is not None and name == "weight" and len(shape) >= 2:
-                return made(shape)
-        break
-    return _tensor(TensorSpec("float32", (1, 3)), "torch")
+    first = next(layers(info), None)
+    if first is not None and first.type in _INPUTS:
+        _dtype, shape = first.parameters.get("weight", ("", ()))
+        if len(shape) >= 2:
+            return _INPUTS[first.type](shape)
+    return _floats(1, 3)
 
 
 def _floats(*shape: int) -> _Value:
     return _tensor(TensorSpec("float32", shape), "torch")
 
 
-_IDS = _Value(
-    "torch.tensor([[0, 1, 2]])", {"$array": ["int64", [[0, 1, 2]]]}, frozenset({"torch"})
-)
+_IDS = _Value("torch.tensor([[0, 1, 2]])", {"$array": ["int64", [[0, 1, 2]]]}, frozenset({"torch"}))
 _INPUTS: dict[str, Callable[[tuple[int, ...]], _Value]] = {
     "Linear": lambda weight: _floats(1, weight[1]),
     "Conv1d": lambda weight: _floats(1, weight[1], 32),
@@ -236,7 +253,7 @@ def python(info: ModelInfo, method: Method, url: str, *, locked: bool) -> str:
 def _python_arguments(given: Iterable[_Argument]) -> Iterator[str]:
     named = False
     for index, each in enumerate(given):
-        named = named or (index > 0 and not each.positional)
+        named = named or each.kind == "keyword" or (index > 0 and each.kind != KINDS[0])
         yield f"{each.name}={each.value}" if named else str(each.value)
 
 
@@ -254,37 +271,43 @@ MAX_BODY = 2**20
 def curl(info: ModelInfo, method: Method, url: str, *, locked: bool) -> str:
     """The call in a shell; with `maas call` where the argument is too large for JSON."""
     given = _arguments(info, method)
-    if any(_numbers(each.value.data) * 5 > MAX_BODY for each in given):
+    data: Any = {each.name: each.value.data for each in given}
+    if any(each.kind == KINDS[0] for each in given):
+        data = list(data.values())
+    zeros = [leaf for leaf in _leaves(data) if isinstance(leaf, _Zeros)]
+    if sum(5 * math.prod(each.shape) for each in zeros) > MAX_BODY:
         return f"maas call {shlex.quote(url)} x.npy"
     address = url if method.name == CALL else f"{url}/{method.name}"
-    before, body = _body(given)
-    lines = [f"{before}curl {'-N ' if method.streams else ''}{shlex.quote(address)}"]
+    lines = [f"curl {'-N ' if method.streams else ''}{shlex.quote(address)}"]
     if locked:
         lines.append('-H "authorization: Bearer $MAAS_KEY"')
-    lines += ["-H 'content-type: application/json'", f"-d {body}"]
+    lines.append("-H 'content-type: application/json'")
+    if not zeros:
+        return _joined([*lines, f"-d {shlex.quote(json.dumps(data))}"])
+    script = f"import json; print(json.dumps({_written(data)}))"
+    return f"python3 -c {shlex.quote(script)} |\n" + _joined([*lines, "-d @-"])
+
+
+def _joined(lines: list[str]) -> str:
     return " \\\n  ".join(lines)
 
 
-def _body(given: list[_Argument]) -> tuple[str, str]:
-    """What stands before curl, and the argument of its `-d`."""
-    ordered = any(each.positional for each in given)
-    if any(isinstance(each.value.data, _Zeros) for each in given):
-        members = (_written(each.value.data) for each in given)
-        if ordered:
-            text = f"[{', '.join(members)}]"
-        else:
-            pairs = zip((json.dumps(each.name) for each in given), members, strict=True)
-            text = f"{{{', '.join(f'{name}: {member}' for name, member in pairs)}}}"
-        return f"python3 -c {shlex.quote(f'import json; print(json.dumps({text}))')} |\n  ", "@-"
-    data: Any = [each.value.data for each in given]
-    if not ordered:
-        data = {each.name: each.value.data for each in given}
-    return "", shlex.quote(json.dumps(data))
+def _leaves(data: Any) -> Iterator[Any]:
+    if isinstance(data, list | dict):
+        for item in data.values() if isinstance(data, dict) else data:
+            yield from _leaves(item)
+    else:
+        yield data
 
 
 def _written(data: Any) -> str:
+    """JSON data as a Python expression; large arrays as how to make them."""
+    if isinstance(data, dict):
+        return (
+            f"{{{', '.join(f'{json.dumps(key)}: {_written(item)}' for key, item in data.items())}}}"
+        )
+    if isinstance(data, list):
+        return f"[{', '.join(map(_written, data))}]"
+    if isinstance(data, str):
+        return json.dumps(data)
     return str(data) if isinstance(data, _Zeros) else repr(data)
-
-
-def _numbers(data: Any) -> int:
-    return math.prod(data.shape) if isinstance(data, _Zeros) else 1

@@ -4,6 +4,7 @@ The caller's content type decides, once, and nothing in the body may choose anot
 """
 
 import contextlib
+import math
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
@@ -11,8 +12,9 @@ import attrs
 
 from maas import wire
 from maas.calls import Call, Context, Info
-from maas.errors import CodecError, Error, NotFound
+from maas.errors import CodecError, Error, NotFound, NotReady, Overloaded
 from maas.executors.base import ModelInfo, Stream, no_method
+from maas.failures import REMOTE_TRACEBACK
 from maas.http import MSGPACK, PROBLEM, Buffer, Headers, Response
 from maas.limits import Limits
 from maas.server import json_form
@@ -79,10 +81,10 @@ class Packed:
         self.route = route
         self._serving = serving
         self._limits = serving.limits
-        self._headers: Headers = (
-            ("content-type", MSGPACK),
-            ("maas-digest", serving.digest(route.model)),
-        )
+
+    @property
+    def _headers(self) -> Headers:
+        return (("content-type", MSGPACK), ("maas-digest", self._serving.digest(self.route.model)))
 
     def read(self, body: bytearray) -> Call:
         """The call that the message holds."""
@@ -108,7 +110,7 @@ class Packed:
 
     def _failure(self, error: Exception, rng: bytes | None = None) -> Sequence[Buffer]:
         if not self._serving.tracebacks:
-            error = error.with_traceback(None)
+            _hush(error)
         return wire.encode(Failure(error, rng), self._limits)
 
     def stream(self, stream: Stream[Any]) -> Response:
@@ -169,9 +171,32 @@ class Plain:
                 yield (json_form.line({"error": _details(error)}),)
 
 
+def _hush(error: BaseException) -> None:
+    """Takes the tracebacks off an error and all it is linked with, a gateway's notes included."""
+    waiting, seen = [error], set()
+    while waiting:
+        error = waiting.pop()
+        seen.add(id(error))
+        error.__traceback__ = None
+        if hasattr(error, "__notes__"):
+            error.__notes__ = [
+                note for note in error.__notes__ if not str(note).startswith(REMOTE_TRACEBACK)
+            ]
+        linked = (error.__cause__, error.__context__, *getattr(error, "exceptions", ()))
+        waiting += [
+            other for other in linked if isinstance(other, BaseException) and id(other) not in seen
+        ]
+
+
 def _retry_after(error: Exception) -> Headers:
-    seconds = getattr(error, "retry_after", None) if isinstance(error, Error) else None
-    return () if seconds is None else (("retry-after", str(max(1, round(seconds)))),)
+    if not isinstance(error, Overloaded | NotReady):
+        return ()
+    seconds: Any = error.retry_after  # the model's own error may say anything
+    known = isinstance(seconds, int | float) and 0 <= seconds <= _LONGEST_RETRY
+    return (("retry-after", str(max(1, math.ceil(seconds)) if known else 1)),)
+
+
+_LONGEST_RETRY = 86_400
 
 
 def json_response(

@@ -40,7 +40,7 @@ class Head:
     method: str
     path: str
     query: str
-    headers: Headers
+    headers: Headers = attrs.field(repr=False)  # a key is among them
     secure: bool
     loopback: bool
     root: str = ""

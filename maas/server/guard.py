@@ -189,7 +189,7 @@ class _KeyFile:
             self._keys = self._read()
         except (OSError, ValueError) as error:
             self._keys = None
-            _LOG.error("nobody is let in: the key file %s cannot be read: %s", self._path, error)  # noqa: TRY400
+            _LOG.error("nobody is let in: the key file %s cannot be read: %s", self._path, error)
 
     def _read(self) -> tuple[Key, ...]:
         tables = tomllib.loads(self._path.read_text(encoding="utf-8"))
@@ -205,8 +205,13 @@ def _key_from(name: str, table: Any, allow: frozenset[str]) -> Key:
         digest = b""
     if len(digest) != hashlib.sha256().digest_size:
         raise ValueError(f"key {name!r} wants sha256 = 64 hexadecimal digits")
-    models = _names(name, table, "models")
-    return Key(name, digest, _grants(_names(name, table, "allow") or allow), models)
+    granted = _names(name, table, "allow")
+    return Key(
+        name,
+        digest,
+        allow if granted is None else _grants(granted),
+        _names(name, table, "models"),
+    )
 
 
 def _names(key: str, table: dict[str, Any], field: str) -> frozenset[str] | None:

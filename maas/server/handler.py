@@ -11,11 +11,13 @@ model, and nothing here knows whether the executor behind it is local or a gatew
 """
 
 import asyncio
+import concurrent.futures
 import hashlib
 import logging
 import re
+import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +92,7 @@ class Handler:
         self.tracebacks = tracebacks
         self._draining = False
         self._keyed = KeyedAnswers()
+        self._asking: dict[str, concurrent.futures.Future[ModelInfo]] = {}
         self._met: dict[str, ModelInfo] = {}
         self._digests: dict[str, str] = {}
 
@@ -104,9 +107,9 @@ class Handler:
         try:
             route = self._route(head)
             if route.page == "healthz":
-                return self._health(route)
+                return self._health()
             if route.page == "readyz":
-                return self._ready(route)
+                return self._ready()
         except Error as error:
             return problem(error)
         return Admission(0 if route.page else self.limits.body, route)
@@ -114,18 +117,26 @@ class Handler:
     def _route(self, head: Head) -> Route:
         self._check_host(head)
         first, second = _segments(head.path)
-        if first in ("healthz", "readyz") or second == "readyz":
-            return Route(
-                Caller("anyone", frozenset()),
-                model="" if first in ("healthz", "readyz") else first,
-                page=second or first,
-            )
-        caller = self.guard.admit(header(head.headers, "authorization"))
+        if first in ("healthz", "readyz"):
+            if second:
+                raise NotFound(f"nothing is at {head.path!r:.80}")
+            return Route(_ANYONE, page=first)
+        caller = self.guard.admit(_only(head, "authorization"))
+        if second == "readyz":
+            self._seen(caller, first)
+            return Route(caller, model=first, page="readyz")
         if head.method in ("GET", "HEAD"):
+            if second:
+                raise NotFound(f"nothing is at {head.path!r:.80}; GET /{first} describes the model")
             accept = header(head.headers, "accept") or ""
             packed = any(kind in accept for kind in _MSGPACK)
             return Route(
-                caller, model=first, page="describe", packed=packed, html="text/html" in accept
+                caller,
+                model=first,
+                page="describe",
+                packed=packed,
+                html="text/html" in accept,
+                base=_base(head),
             )
         if head.method != "POST":
             raise Unsupported(f"{head.method} is not understood; GET describes, POST calls")
@@ -150,14 +161,14 @@ class Handler:
             name,
             packed=content in _MSGPACK,
             deadline=_deadline(header(head.headers, "maas-timeout")),
-            key=header(head.headers, "idempotency-key"),
+            key=_key(_only(head, "idempotency-key")),
             trace=header(head.headers, "traceparent"),
         )
 
     def _check_host(self, head: Head) -> None:
         if self.hosts is None:
             return
-        host = (header(head.headers, "host") or "").lower()
+        host = (_only(head, "host") or "").lower()
         name = host.rpartition(":")[0] if re.search(r":\d+$", host) else host
         if name not in self.hosts:
             raise _Misdirected(
@@ -174,14 +185,12 @@ class Handler:
 
     # Answers that need no model.
 
-    def _health(self, _route: Route) -> Response:
+    def _health(self) -> Response:
         return json_response(200, {"status": "alive"})
 
-    def _ready(self, route: Route) -> Response:
+    def _ready(self) -> Response:
         if self._draining:
             raise NotReady("the server is shutting down", retry_after=1.0)
-        if route.model and route.model not in self.models:
-            raise NotFound(f"no model {route.model!r:.80} here")
         return json_response(200, {"status": "ready"})
 
     # Descriptions.
@@ -192,8 +201,8 @@ class Handler:
             self._seen(caller, route.model)
         names = [route.model] if route.model else sorted(filter(caller.sees, self.models))
         for name in names:
-            caller.check("describe", name)
-        infos = {name: await self._meet(name) for name in names}
+            caller.check_grant("describe", name)
+        infos = {name: _shown(await self._meet(name), caller) for name in names}
         if route.html:
             text = page.index(infos, base=route.base, locked=self.guard.locked)
             kind: Headers = (("content-type", "text/html; charset=utf-8"),)
@@ -214,7 +223,11 @@ class Handler:
 
     async def _meet(self, name: str) -> ModelInfo:
         """What the model says about itself; not on this loop, as a gateway's asks elsewhere."""
-        info = await asyncio.to_thread(self.models[name]._executor.describe)
+        asking = self._asking.get(name)
+        if asking is None or asking.done():
+            # One question at a time: a place that does not answer holds one thread, not all.
+            asking = self._asking[name] = _asked(self.models[name]._executor.describe)
+        info = await asyncio.shield(asyncio.wrap_future(asking))
         info = attrs.evolve(info, name=name, where="here", limits=attrs.asdict(self.limits))
         text = repr([(method.name, method.signature) for method in info.methods.values()])
         self._met[name] = info
@@ -238,20 +251,39 @@ class Handler:
         try:
             if route.page:
                 return await self._describe(route)
-            if route.model not in self._met:
-                await self._meet(route.model)
-            call = form.read(body)
+            call = await self._read(form, body)
             if call.context.key is not None:
                 return await self._answer_keyed(call, form)
             return await self._answer(call, form)
         except Error as error:
-            return form.failure(error)
+            # Raised here and not by the model, so its traceback tells callers nothing.
+            return form.failure(error.with_traceback(None))
         except Exception as error:  # noqa: BLE001 - a fault of this server must not end it
             return form.failure(_internal(error))
 
+    async def _read(self, form: Form, body: bytearray) -> Call:
+        """The call; what its model takes is known afterwards."""
+        route = form.route
+        if route.packed:
+            call = form.read(body)
+            await self._acquaint(route.model, call.context.deadline)
+            return call
+        # JSON has no types of its own: only the model's signature says what it means.
+        await self._acquaint(route.model, route.deadline)
+        return form.read(body)
+
+    async def _acquaint(self, name: str, deadline: float | None) -> None:
+        if name in self._met:
+            return
+        left = None if deadline is None else deadline - time.monotonic()
+        try:
+            await asyncio.wait_for(self._meet(name), left)
+        except TimeoutError:
+            raise late(name) from None
+
     async def _answer(self, call: Call, form: Form) -> Response:
         executor = self.models[call.model]._executor
-        if _wants_gradient(call):
+        if _wants_gradient(call, self.limits):
             form.route.caller.check("grad", call.model, call.method)
             raise Unsupported(
                 "this server cannot send gradients back; "
@@ -307,10 +339,50 @@ class _Misdirected(Error):
     status = 421
 
 
+_ANYONE = Caller("anyone", frozenset())
+
+
+def _only(head: Head, name: str) -> str | None:
+    """The value of a header that may be there once: of two, each reader would choose another."""
+    found = [value for key, value in head.headers if key == name]
+    if len(found) > 1:
+        raise CodecError(f"the header {name} came {len(found)} times; send it once")
+    return found[0] if found else None
+
+
+def _key(text: str | None) -> str | None:
+    # As wire.py has it for keys that come in a message.
+    if text is not None and not (0 < len(text) <= 256 and text.isascii() and text.isprintable()):
+        raise CodecError("idempotency-key wants 1 to 256 printable ASCII characters")
+    return text
+
+
+def _shown(info: ModelInfo, caller: Caller) -> ModelInfo:
+    """What the caller may know of a model: the methods that its key may ask."""
+    methods = {
+        name: method for name, method in info.methods.items() if caller.may_ask(info.name, name)
+    }
+    return attrs.evolve(info, methods=methods)
+
+
+def _asked(describe: Callable[[], ModelInfo]) -> "concurrent.futures.Future[ModelInfo]":
+    """The answer, from a thread of its own, which nobody waits for when the process ends."""
+    future: concurrent.futures.Future[ModelInfo] = concurrent.futures.Future()
+
+    def ask() -> None:
+        try:
+            future.set_result(describe())
+        except BaseException as error:  # noqa: BLE001 - for those who wait
+            future.set_exception(error)
+
+    threading.Thread(target=ask, name="maas-describe", daemon=True).start()
+    return future
+
+
 def _segments(path: str) -> tuple[str, str]:
     """Model and method of a path, either may be empty; an odd path is not found, never repaired."""
     first, _, second = path.removeprefix("/").partition("/")
-    if not path.startswith("/") or (first and NAME.fullmatch(first) is None):
+    if not path.startswith("/") or (NAME.fullmatch(first) is None and (first or second)):
         raise NotFound(f"nothing is at {path!r:.80}")
     if second and _METHOD.fullmatch(second) is None:
         raise NotFound(f"nothing is at {path!r:.80}")
@@ -330,27 +402,26 @@ def _base(head: Head) -> str:
     return f"{scheme}://{header(head.headers, 'host') or 'localhost'}{head.root}"
 
 
-def _wants_gradient(call: Call) -> bool:
+def _wants_gradient(call: Call, limits: Limits) -> bool:
     if not call.context.grad:
         return False
-    return any(map(_requires_grad, (*call.args, *call.kwargs.values())))
+    return any(_requires_grad(value, limits) for value in (*call.args, *call.kwargs.values()))
 
 
-def _requires_grad(value: Any) -> bool:
+def _requires_grad(value: Any, limits: Limits) -> bool:
     if type(value) in tensors.CLAIMED or type(value) in _SCALARS:
         return bool(getattr(value, "requires_grad", False))
     found: list[bool] = []
 
     def look(array: Any, _path: values.Path) -> Any:
-        found.append(_requires_grad(array))
+        found.append(_requires_grad(array, limits))
         return array
 
-    values.rebuild(value, (None, "argument", 1), look, _ANY)
+    values.rebuild(value, (None, "argument", 1), look, limits)
     return any(found)
 
 
 _SCALARS = frozenset({str, int, float, bool, bytes, type(None)})
-_ANY = Limits()
 
 
 def _internal(error: Exception) -> Error:

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from maas.backends.base import backend_for
+from maas.calls import CALL
 from maas.errors import CodecError, Unsupported
 from maas.executors.local import LocalExecutor
 from maas.model import NAME, Model
@@ -48,10 +48,10 @@ def save(model: Any, folder: str | os.PathLike[str]) -> None:
     with folders.building(Path(folder).absolute()) as new:
         manifest = Manifest(
             name=model.name,
-            kind=model.info.kind,
+            kind="torch",
             module=f"{type(module).__module__}.{type(module).__qualname__}",
             versions=versions(),
-            signature=model.info.methods["__call__"].signature,
+            signature=model._executor.method(CALL).signature,
             mode=weights.mode(module, model._training),
             architecture=architecture,
             reason=reason,
@@ -94,8 +94,8 @@ def load(
                 f"wanted a torch model with a name that matches {NAME.pattern}"
             )
         weights = _torch("maas.store.torch_weights")
-        _check_into(into, manifest)
         if into is None:
+            _check_whole(manifest)
             into = weights.restored(files, manifest)
         else:
             weights.fill(into, files, manifest)
@@ -112,28 +112,24 @@ def _module(model: Model[..., Any]) -> Any:
     executor = model._executor
     if not isinstance(executor, LocalExecutor):
         raise Unsupported(f"model {model.name!r} runs at {model.where}; save it there")
-    if model.info.kind != "torch":
+    backend: Any = executor._backend
+    if backend.kind != "torch":
         raise TypeError(
-            f"model {model.name!r} is a {model.info.kind}, and its code cannot be stored: "
+            f"model {model.name!r} is a {backend.kind}, and its code cannot be stored: "
             "serve it by its import path, `maas serve package.module:name`, or connect to it with "
             "maas.connect('local:package.module:name')"
         )
-    return executor._backend._module  # type: ignore[attr-defined]
+    return backend._module
 
 
-def _check_into(into: Any, manifest: Manifest) -> None:
-    if into is not None and (
-        isinstance(into, type | Model) or backend_for(into).kind != manifest.kind
-    ):
-        raise TypeError(
-            f"into= wants an instance of {manifest.module}, as in into=Net(); got {into!r:.80}"
-        )
-    if into is None and manifest.architecture is None:
+def _check_whole(manifest: Manifest) -> None:
+    if manifest.architecture is None:
         raise Unsupported(
             f"this folder holds the weights of a {manifest.module}, not its code "
             f"({manifest.reason}): give an instance, "
             f"maas.load(folder, into={manifest.module.rpartition('.')[2]}(...)), or build the "
-            "model of torch's standard layers alone, such as torch.nn.Sequential, which are stored whole"
+            "model of torch's standard layers alone, such as torch.nn.Sequential, which are stored "
+            "whole"
         )
 
 

@@ -208,8 +208,8 @@ def restored(files: Opened, manifest: Manifest) -> nn.Module:
     """
     tensors = _Tensors(files, manifest.weights)
     module = torch_architecture.build(manifest.architecture, len(tensors.specs))
-    wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    given = {name: spec.shape for name, spec in tensors.specs.items()}
+    wanted = {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
+    given = {name: list(spec.shape) for name, spec in tensors.specs.items()}
     _check_alike(given, wanted, "the layers in model.json")
     flags = _flags(module, manifest, tensors.specs)
     _place(module, tensors.read(), manifest.weights.tied, flags)
@@ -217,14 +217,20 @@ def restored(files: Opened, manifest: Manifest) -> nn.Module:
     return module
 
 
-def fill(module: nn.Module, files: Opened, manifest: Manifest) -> None:
+def fill(module: Any, files: Opened, manifest: Manifest) -> None:
     """Copies the tensors of the file into those of the caller's module.
 
     Raises
     ------
+    TypeError
+        What the caller gave is no module.
     CodecError
         The tensors are not exactly those that the module has; then nothing was changed.
     """
+    if not isinstance(module, nn.Module):
+        raise TypeError(
+            f"into= wants an instance of {manifest.module}, as in into=Net(); got {module!r:.80}"
+        )
     tensors = _Tensors(files, manifest.weights)
     state = {name: _plain(name, value) for name, value in module.state_dict().items()}
     wanted = {name: Spec(*torch_tensors.facts(tensor)) for name, tensor in state.items()}
@@ -296,24 +302,23 @@ class _Tensors:
     def read(self) -> dict[str, torch.Tensor]:
         """Every tensor in memory of its own; those that are tied are one."""
         with safe_open(self._path, "pt") as opened:
-            # A clone, for the library may give a view of the file.
-            given = {
-                name: opened.get_tensor(name).clone()
-                for name in self.specs
-                if name not in self._weights.tied
-            }
-        given = {name: self._finished(name, tensor) for name, tensor in given.items()}
+            stored = [name for name in self.specs if name not in self._weights.tied]
+            given = {name: self._own(name, opened.get_tensor(name)) for name in stored}
         return given | {name: given[first] for name, first in self._weights.tied.items()}
 
-    def _finished(self, name: str, tensor: torch.Tensor) -> torch.Tensor:
-        spec = self.specs[name]
-        if name in self._weights.packed:
-            tensor = torch_tensors.restore(spec.dtype, spec.shape, (), tensor.numpy().data)
-        if tensor.dtype is torch.bool and tensor.numel() and tensor.view(torch.uint8).max() > 1:
-            raise CodecError(f"{name}: a bool tensor holds bytes other than 0 and 1")
+    def _own(self, name: str, stored: torch.Tensor) -> torch.Tensor:
+        """The tensor itself, copied: the library may give a view of the file."""
+        spec, memory = self.specs[name], torch.contiguous_format
         if name in self._weights.channels_last:
-            return tensor.contiguous(memory_format=_DENSE[tensor.dim()])
-        return tensor
+            memory = _DENSE[len(spec.shape)]
+        if name in self._weights.packed:
+            data = stored.clone().numpy().data
+            restored = torch_tensors.restore(spec.dtype, spec.shape, (), data)
+            return restored.contiguous(memory_format=memory)
+        # Before the copy, in which torch makes every byte but 0 a 1.
+        if spec.dtype == "bool" and stored.numel() and stored.view(torch.uint8).max() > 1:
+            raise CodecError(f"{name}: a bool tensor holds bytes other than 0 and 1")
+        return stored.clone(memory_format=memory)
 
 
 _DENSE = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -330,7 +335,9 @@ def _check_header(file: int) -> None:
 def _unpacked(name: str, packed: list[Any], dtype: str, shape: list[int]) -> Spec:
     match packed:
         case [str(real), list(sizes)] if len(sizes) <= MAX_RANK and torch_tensors.knows(real):
-            exact = all(type(size) is int and 0 <= size < 2**63 for size in sizes)
+            exact = real not in _NATIVE and all(
+                type(size) is int and 0 <= size < 2**63 for size in sizes
+            )
             if exact and dtype == "U8" and shape == [math.prod(sizes) * DTYPES[real]]:
                 return Spec(real, tuple(sizes))
     raise CodecError(

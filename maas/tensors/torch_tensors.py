@@ -136,6 +136,10 @@ def restore(
     dtype: str, shape: Sequence[int], flags: Sequence[str], data: memoryview
 ) -> torch.Tensor:
     """A tensor over `data`, uncopied; a leaf that requires grad where the flag says so."""
+    if torch.is_inference_mode_enabled():
+        # What is made in it can never enter autograd, and an executor here gives no such tensors.
+        with torch.inference_mode(mode=False):
+            return restore(dtype, shape, flags, data)
     if CHANNELS_LAST in flags:
         stored = [shape[0], *shape[2:], shape[1]]
         tensor = _over(dtype, stored, data).movedim(-1, 1)

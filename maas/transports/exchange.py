@@ -220,7 +220,7 @@ class Exchange:
         reply, status = self._reply, parser.get_status_code()
         if parser.get_http_version() not in ("1.0", "1.1"):
             self._refuse(f"the reply is HTTP/{parser.get_http_version()}, not HTTP/1.1")
-        if not 100 <= status <= 599 or status == 101:
+        if not 100 <= status <= 599:
             self._refuse(f"the reply has the status {status}")
         if len(reply.pairs) > _MOST_HEADERS:
             raise LimitExceeded(

@@ -14,8 +14,8 @@ from typing import Any
 
 from maas.errors import DeadlineExceeded, LimitExceeded, ProtocolError, StreamInterrupted
 from maas.http import Headers, Request, Response
+from maas.loops import run
 from maas.transports.base import StreamedResponse
-from maas.transports.loop import run
 
 __all__ = ["ASGIApp", "InProcessTransport"]
 

@@ -11,6 +11,7 @@ does not tell a malformed reply from one cut short, so both are plain `Transport
 
 import asyncio
 import contextlib
+import ssl
 import time
 from collections.abc import AsyncIterator, Iterator
 
@@ -18,11 +19,11 @@ import httpx
 
 from maas.errors import DeadlineExceeded, LimitExceeded, StreamInterrupted, TransportError
 from maas.http import Headers, Request, Response, header
+from maas.loops import Home
 from maas.transports.base import StreamedResponse
 from maas.transports.exchange import check_encoding, written_headers
-from maas.transports.loop import Home
 
-__all__ = ["HttpxTransport"]
+__all__ = ["HttpxTransport", "through"]
 
 # As in `sockets.py`; without a deadline nothing else bounds a connection that nobody accepts.
 _CONNECT_SECONDS = 10.0
@@ -201,3 +202,17 @@ class _Frames:
     async def close(self) -> None:
         """Lets go of the rest."""
         await self._reply.aclose()
+
+
+def through(
+    proxy: str, url: str, *, tls: ssl.SSLContext | None, connect_timeout: float
+) -> HttpxTransport:
+    """The transport to the origin of `url`, through this proxy; the environment is not asked."""
+    origin = httpx.URL(url).copy_with(path="/")
+    verify = True if tls is None else tls
+    timeout = httpx.Timeout(None, connect=connect_timeout)
+    return HttpxTransport(
+        httpx.Client(proxy=proxy, verify=verify, trust_env=False, timeout=timeout),
+        httpx.AsyncClient(proxy=proxy, verify=verify, trust_env=False, timeout=timeout),
+        str(origin),
+    )

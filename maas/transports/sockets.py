@@ -26,11 +26,11 @@ from typing import Generic, Protocol, TypeVar
 
 from maas.errors import DeadlineExceeded, TransportError
 from maas.http import Request, Response
+from maas.loops import Home, io_loop
 from maas.transports.addresses import Address, adial, dial, in_turn, left, lookup
 from maas.transports.base import StreamedResponse
 from maas.transports.connections import Flight, Socket, Wire
 from maas.transports.exchange import Exchange
-from maas.transports.loop import Home, io_loop
 
 __all__ = ["SocketTransport"]
 
@@ -119,7 +119,7 @@ class SocketTransport:
 
     async def _depart(self, exchange: Exchange, deadline: float | None) -> Flight:
         if asyncio.get_running_loop() is not io_loop():
-            raise RuntimeError("only the I/O loop may do this; use maas.transports.loop.run")
+            raise RuntimeError("only the I/O loop may do this; use maas.loops.run")
         wire = self._wires.take() or await self._open_wire(deadline)
         return Flight(exchange, wire, self._wires.give, deadline)
 

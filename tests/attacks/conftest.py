@@ -1,6 +1,5 @@
 """What every attack on the wire needs: messages made by hand, and a meter for what they cost."""
 
-import gc
 import struct
 import tracemalloc
 from types import SimpleNamespace
@@ -43,7 +42,6 @@ def item(value, *buffers):
 
 def metered(data, limits=Limits()):  # noqa: B008 - frozen
     """What decoding gives, or the CodecError it raises; never more memory than twice the limits."""
-    gc.collect()
     tracemalloc.start()
     try:
         found = decode(data, limits)

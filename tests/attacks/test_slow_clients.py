@@ -12,25 +12,26 @@ from pathlib import Path
 import pytest
 
 from maas.http import Response
-from maas.server.connection import Stage
 from maas.server.front import Admission, Head
 from maas.server.runner import Background, Patience, Runner
 
 SHORT = Patience(header=0.3, body=0.3, body_rate=10_000, idle=0.6, write=0.3, linger=0.3)
 HEAD = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n"
 LARGE = b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n"
+MEDIUM = b"GET /medium HTTP/1.1\r\nHost: a\r\n\r\n"
 SMALL = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 PATIENT = 20.0  # seconds after which a test gives up
 
 
 class Front:
-    """A small reply, or one of 32 MB that no socket buffer takes."""
+    """A small reply, one of 20 kB, or one of 32 MB that no socket buffer takes."""
 
     def admit(self, head: Head) -> Admission:
         return Admission(10**6, head.path)
 
     async def answer(self, admission: Admission, body: bytearray) -> Response:
-        return Response(200, (), (bytes(32 * 2**20) if admission.route == "/large" else b"small",))
+        replies = {"/large": bytes(32 * 2**20), "/medium": bytes(20_000)}
+        return Response(200, (), (replies.get(str(admission.route), b"small"),))
 
     def draining(self) -> None:
         pass
@@ -173,32 +174,35 @@ def test_a_reply_read_a_byte_at_a_time_is_dropped(server: Background) -> None:
 
 def test_a_reply_read_below_the_floor_rate_is_dropped() -> None:
     """Steady progress is not enough: a reply has a floor rate, as a request has."""
-    patience = Patience(write=0.4, body_rate=500 * 2**20)
-    with Background(Runner(Front(), port=0, patience=patience)) as server, connect(server) as sock:
+    runner = Runner(Front(), port=0, patience=Patience(write=0.4, body_rate=500 * 2**20))
+    with Background(runner), socket.create_connection(("127.0.0.1", runner.port), PATIENT) as sock:
         sock.sendall(LARGE)
+        taken = len(sock.recv(1))
         pause = threading.Event()
-        taken, said = 0, b"?"
-        while said and taken < 32 * 2**20:
-            try:
-                said = sock.recv(2**18)
-            except ConnectionResetError:
-                break
-            taken += len(said)
+        while runner._shared.connections and taken < 32 * 2**20:
+            taken += len(sock.recv(2**18))
             pause.wait(0.02)
-        assert taken < 32 * 2**20
+        assert taken + len(until_closed(sock)) < 32 * 2**20
 
 
 def test_the_end_of_a_reply_has_the_time_of_its_beginning() -> None:
-    """The last bytes of the last reply are not cut off while the peer is within its time."""
-    patience = Patience(linger=0.2)
-    with Background(Runner(Front(), port=0, patience=patience)) as server, connect(server) as sock:
-        sock.sendall(LARGE.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
-        taken = len(sock.recv(1))
-        (connection,) = server.runner._shared.connections
-        while connection._stage is not Stage.LINGER:
-            taken += len(sock.recv(4096))
-        threading.Event().wait(0.8)
-        assert taken + len(until_closed(sock)) > 32 * 2**20
+    """Lingering begins when the last reply is out, not while its end waits for the peer."""
+    runner = Runner(Front(), port=0, patience=Patience(linger=0.2))
+    with Background(runner) as server, connect(server) as sock:
+        pause = threading.Event()
+        sent = 0
+        while not waiting(runner):
+            sock.sendall(MEDIUM)
+            sent += 1
+            pause.wait(0.002)
+        sock.sendall(MEDIUM.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+        pause.wait(0.8)
+        assert until_closed(sock).count(b"HTTP/1.1 200 OK\r\n") == sent + 1
+
+
+def waiting(runner: Runner) -> int:
+    """Bytes that the sockets would not take any more."""
+    return sum(connection._outlet.waiting for connection in runner._shared.connections)
 
 
 def test_a_steady_upload_may_take_longer_than_the_grace() -> None:

@@ -11,7 +11,7 @@ from maas.wire import Description, End, Failure, Item, encode, encode_call
 
 LIMITS = Limits()
 MESSAGES = {
-    "call": encode_call(Call("m", "f", (np.ones(3), {"a": (1, b"x" * 5_000)}), context=Context(key="k")), LIMITS),
+    "call": encode_call(Call("m", "f", (np.ones(3), {"a": (1, b"x" * 300)}), context=Context(key="k")), LIMITS),
     "result": encode(Result({"a": [1, 2.5]}, Info(), b"rng"), LIMITS),
     "failure": encode(Failure(ValueError("bad")), LIMITS),
     "item": encode(Item(np.arange(20)), LIMITS),

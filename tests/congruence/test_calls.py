@@ -69,7 +69,7 @@ class Colour(enum.Enum):
 
 
 def paint(reading: Reading, colours: list[Colour], window: dt.timedelta | None = None) -> Any:
-    return {colour: (reading, window) for colour in colours}
+    return dict.fromkeys(colours, (reading, window))
 
 
 @maas.register
@@ -329,7 +329,7 @@ def draws_python(n: int) -> float:
 
 
 def draws_numpy(n: int) -> float:
-    return float(np.random.random() * n)
+    return float(np.random.random() * n)  # noqa: NPY002 - it is what is told
 
 
 def draws_torch(n: int) -> Any:
@@ -350,13 +350,13 @@ def draws_declared(n: int) -> Any:
     ],
 )
 def test_undeclared_draws_are_told(maas_connect, function, words):
-    """A target that draws from a generator which does not travel is found out, and told what to do."""
+    """A target that draws from a generator that does not travel is found out and told so."""
     with pytest.raises(AssertionError, match=words):
         assert_congruent(function, maas_connect(function), Arguments((2,)))
 
 
 def test_declared_draws_are_the_callers(maas_connect):
-    """A stochastic model draws what the bare function draws, and leaves the generator where it does."""
+    """A stochastic model draws what the bare one draws, and leaves the generator where it does."""
     torch.manual_seed(5)
     for _ in range(3):
         assert_congruent(draws_declared, maas_connect(draws_declared), Arguments((4,)))

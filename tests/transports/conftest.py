@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from maas.transports.loop import run
+from maas.loops import run
 from maas.transports.sockets import SocketTransport
 
 PATIENCE = 30.0

@@ -1,6 +1,8 @@
 import contextlib
 import http.client
 import io
+import socket
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -70,11 +72,13 @@ def test_a_reply_is_the_same_however_its_bytes_are_split(name, data):
     assert fed(pieces).done
 
 
-class _Wire:
+class _Wire(socket.socket):
     def __init__(self, data):
+        super().__init__()
         self._data = data
 
-    def makefile(self, _mode):
+    def makefile(self, *_args, **_options):
+        self.close()
         return io.BytesIO(self._data)
 
 
@@ -126,6 +130,7 @@ BROKEN = {
     "status 600": b"HTTP/1.1 600 High\r\ncontent-length: 0\r\n\r\n",
     "status 1000": b"HTTP/1.1 1000 High\r\ncontent-length: 0\r\n\r\n",
     "upgrade": b"HTTP/1.1 101 Up\r\nupgrade: h2c\r\nconnection: upgrade\r\n\r\n",
+    "switch without a word to what": b"HTTP/1.1 101 Up\r\ncontent-length: 0\r\n\r\n",
     "bare line feeds": b"HTTP/1.1 200 OK\ncontent-length: 0\n\n\r\n\r\n",
     "bare line feed ends the head": b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\nok\r\n\r\n",
     "folded header": b"HTTP/1.1 200 OK\r\na: b\r\n c\r\ncontent-length: 0\r\n\r\n",
@@ -283,8 +288,8 @@ def test_small_requests_are_one_buffer_and_large_ones_are_not_copied():
 
 def test_a_buffer_of_any_format_counts_in_bytes():
     """A view of doubles has eight times as many bytes as items."""
-    view = memoryview(bytearray(64)).cast("d", (2, 4))
-    empty = memoryview(bytearray()).cast("d")
+    view: Any = memoryview(bytearray(64)).cast("d", (2, 4))
+    empty: Any = memoryview(bytearray()).cast("d")
     exchange = Exchange(Request("POST", "/", (), (view, empty)), "test", cap=1)
     assert b"content-length: 64\r\n" in exchange.head
 

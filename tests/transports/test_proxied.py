@@ -13,7 +13,7 @@ from maas.errors import (
     TransportError,
 )
 from maas.http import Request, header
-from maas.transports.loop import run
+from maas.loops import run
 from maas.transports.proxied import HttpxTransport
 
 PATIENCE = 30.0
@@ -93,14 +93,14 @@ def test_what_is_asked_is_answered(village, through_httpx, send, size):
     assert type(response.body[0]) is bytearray
     assert header(response.headers, "got-line") == "post /net?x=%20a%2fb http/1.1"
     assert header(response.headers, "got-content-type") == "text/plain"
-    assert header(response.headers, "got-user-agent").startswith("maas/")
+    assert "maas/" in (header(response.headers, "got-user-agent") or "")
     assert header(response.headers, "got-accept-encoding") == "identity"
 
 
 def test_the_path_of_the_base_comes_first(village, through_httpx, send):
     """A gateway's prefix is part of every target."""
     response = send(through_httpx(village.serve(echo), "/models/"), post(b"x"))
-    assert header(response.headers, "got-line").startswith("post /models/net?")
+    assert "/models/net?" in (header(response.headers, "got-line") or "")
 
 
 def test_calls_follow_each_other_on_one_connection(village, through_httpx, send):
@@ -265,3 +265,38 @@ def test_a_stream_that_is_given_up_leaves_its_server(village, through_httpx, how
         run(asyncio.sleep(0)).result(PATIENCE)
         future.cancel()
     assert left.wait(PATIENCE)
+
+
+def test_a_call_goes_through_the_proxy_it_is_told_to(echo_server):
+    """With `proxy=` a request reaches its server by way of the proxy, and by no other."""
+    passed = []
+
+    async def relay(reader, writer):
+        head = await reader.readuntil(b"\r\n\r\n")
+        line, _, rest = head.partition(b"\r\n")
+        method, url, version = line.split()
+        parts = urlsplit(url.decode())
+        passed.append(parts.path)
+        body = await reader.readexactly(int(re.search(rb"content-length: (\d+)", head.lower())[1]))
+        up_reader, up_writer = await asyncio.open_connection(parts.hostname, parts.port)
+        rest = re.sub(rb"(?i)connection: [^\r]*\r\n", b"", rest)
+        up_writer.write(b" ".join((method, parts.path.encode(), version)) + b"\r\nconnection: close\r\n")
+        up_writer.write(rest + body)
+        writer.write(await up_reader.read())
+        writer.close()
+        up_writer.close()
+
+    async def serve():
+        return await asyncio.start_server(relay, "127.0.0.1", 0)
+
+    server = run(serve()).result()
+    port = server.sockets[0].getsockname()[1]
+    transport = through(
+        f"http://127.0.0.1:{port}", f"http://127.0.0.1:{echo_server}/x", tls=None, connect_timeout=5.0
+    )
+    request = Request("POST", "/echo", (), (b"hello",))
+    assert bytes(transport.send(request, None, 100).body[0]) == b"hello"
+    assert bytes(run(transport.asend(request, None, 100)).result().body[0]) == b"hello"
+    assert passed == ["/echo", "/echo"]
+    run(asyncio.sleep(0)).result()
+    server.close()

@@ -19,8 +19,8 @@ from maas.errors import (
     TransportError,
 )
 from maas.http import Request, header
+from maas.loops import run
 from maas.transports.base import StreamedResponse
-from maas.transports.loop import run
 from maas.transports.sockets import SocketTransport
 
 PATIENCE = 30.0
@@ -154,7 +154,7 @@ def test_the_standard_librarys_server_gets_and_gives_every_byte(
     assert type(response.body[0]) is bytearray
     assert header(response.headers, "got-host") == "test"
     assert header(response.headers, "got-content-type") == "text/plain"
-    assert header(response.headers, "got-user-agent").startswith("maas/")
+    assert "maas/" in (header(response.headers, "got-user-agent") or "")
     assert header(response.headers, "got-accept-encoding") == "identity"
 
 
@@ -424,11 +424,24 @@ def test_a_refusal_is_heard_while_the_request_is_still_being_sent(village, trans
     assert leaving.left.wait(PATIENCE)
 
 
+def test_a_refusal_outlives_the_reset_that_follows_it(village, transport_to):
+    """A server that closes with the request half read resets; what it said before still counts."""
+
+    async def refuse(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(reply(b"too much", status=b"413 Too Large"))
+        await writer.drain()
+
+    served = village.serve(refuse)
+    response = transport_to(served.address).send(post(bytes(MUCH)), soon(), 100)
+    assert (response.status, response.body) == (413, (b"too much",))
+
+
 def test_many_buffers_are_sent_in_their_order(village, transport_to, send):
     """More of them than the system takes at once, empty ones among them."""
     served = village.serve(echo)
     parts = [b"%05d" % i * 20 for i in range(2000)] + [b"", memoryview(b"end")]
-    assert send(transport_to(served.address), post(*parts)).body == (b"".join(parts),)
+    assert send(transport_to(served.address), post(*parts)).body == (b"".join(map(bytes, parts)),)
 
 
 # --- where there is no server

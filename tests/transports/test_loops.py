@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from maas.transports.loop import Home, io_loop, run
+from maas.loops import Home, io_loop, run
 
 PATIENCE = 60.0
 ROOT = Path(__file__).parents[2]
@@ -20,7 +20,7 @@ def child(program, *, address=None):
     import asyncio, os, sys, threading, time
     from maas.errors import ForkError
     from maas.http import Request
-    from maas.transports.loop import io_loop, run
+    from maas.loops import io_loop, run
     from maas.transports.sockets import SocketTransport
 
     def connect():

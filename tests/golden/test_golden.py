@@ -1,0 +1,33 @@
+"""Messages of every protocol version ever spoken decode for ever."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from maas.limits import Limits
+from maas.testing.equality import difference
+from maas.wire import decode
+
+HERE = Path(__file__).parent
+_SPEC = importlib.util.spec_from_file_location("make", HERE / "make.py")
+make = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(make)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((HERE / "v1").glob("*.msgpack")), ids=lambda path: path.stem
+)
+def test_golden_messages_decode(path):
+    """A golden message decodes to the value it was made from, and that encodes to the same bytes."""
+    message = make.MESSAGES[path.stem]
+    data = path.read_bytes()
+    found = decode(data, Limits(), model="net", method=getattr(message, "method", ""))
+    assert difference(message, found) is None
+    assert make.encoded(message) == data
+
+
+def test_every_form_has_a_golden_message():
+    """No message of the script is without its file, and no file without its line."""
+    files = {path.stem for path in (HERE / "v1").glob("*.msgpack")}
+    assert files == set(make.MESSAGES)
