@@ -121,6 +121,7 @@ class RemoteExecutor:
     def _conversation(self, call: Call) -> _Conversation:
         place = yield from self._introduced(call.context)
         method = self._checked(place, call)
+        self._check_answers(method)
         self._budget.earn()
         repeatable = call.context.key is not None or self._runs_twice_as_once(place, method, call)
         # Written anew for each attempt: what is left of the deadline travels in the message.
@@ -361,8 +362,8 @@ class RemoteExecutor:
     def submit(self, call: Call) -> Job[Any]:
         """The answer, later, from the I/O loop."""
         self._home.check(self.where)
-        if self._place is not None and self.method(call.method).streams:
-            raise Unsupported(f"{self.name} streams its items; use .stream(...) or a for loop")
+        if self._place is not None:
+            self._check_answers(self.method(call.method))
         task: concurrent.futures.Future[None] | None = None
         job: Job[Any] = Job(on_cancel=lambda: task is not None and task.cancel())
         task = run(self._answer(job, call))
@@ -405,6 +406,10 @@ class RemoteExecutor:
         if self._place is not None:
             self._check_streams(self._checked(self._place, call))
         return _RemoteStream(self, call)
+
+    def _check_answers(self, method: Method) -> None:
+        if method.streams:
+            raise Unsupported(f"{self.name} streams its items; use .stream(...) or a for loop")
 
     def _check_streams(self, method: Method) -> None:
         if not method.streams:

@@ -271,9 +271,7 @@ MAX_BODY = 2**20
 def curl(info: ModelInfo, method: Method, url: str, *, locked: bool) -> str:
     """The call in a shell; with `maas call` where the argument is too large for JSON."""
     given = _arguments(info, method)
-    data: Any = {each.name: each.value.data for each in given}
-    if any(each.kind == KINDS[0] for each in given):
-        data = list(data.values())
+    data = {each.name: each.value.data for each in given}
     zeros = [leaf for leaf in _leaves(data) if isinstance(leaf, _Zeros)]
     if sum(5 * math.prod(each.shape) for each in zeros) > MAX_BODY:
         return f"maas call {shlex.quote(url)} x.npy"

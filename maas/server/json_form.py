@@ -1,7 +1,7 @@
 """JSON calls: for curl, for browsers, for a first look; programs speak the wire format.
 
-A call is an object, whose members are arguments by name, or an array, whose items are arguments
-in order. JSON has fewer types than Python, so the signature fills in what it lacks:
+A call is an object, whose members are arguments by name (of positional-only parameters too),
+or an array, whose items are arguments in order. JSON has fewer types than Python, so the signature fills in what it lacks:
 
     wanted                        written
     tensor, dtype and shape       [[1, 2], [3, 4]]; numbers that the dtype cannot hold are refused
@@ -25,10 +25,11 @@ import base64
 import binascii
 import datetime as dt
 import decimal
+import itertools
 import json
 import re
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Set
 from typing import Any
 
 from maas import tensors, values
@@ -75,9 +76,10 @@ def arguments(
     if type(data) is dict:
         by_name = _named(parameters)
         rest = next((each.annotation for each in parameters if each.kind == "**"), _ANY)
-        return (), {
+        named = {
             name: reader.convert(by_name.get(name, rest), item, name) for name, item in data.items()
         }
+        return tuple(named.pop(name) for name in _leading(named, parameters)), named
     raise CodecError(f"a JSON call is {_EXAMPLE}; got {brief_kind(data)}")
 
 
@@ -100,6 +102,19 @@ def _slots(data: list[Any], parameters: Iterable[Parameter]) -> Iterator[tuple[s
             yield positional[index].name, positional[index].annotation
         elif star is not None:
             yield f"{star.name}[{index - len(positional)}]", star.annotation
+
+
+def _leading(named: Collection[str], parameters: Iterable[Parameter]) -> list[str]:
+    """The positional-only parameters that were given by name, which in JSON is the only way beside
+    keyword-only ones; none where `**` makes such a name one of the caller's own."""
+    kinds = {each.name: each.kind for each in parameters}
+    if "**" in kinds.values():
+        return []
+    return [
+        name
+        for name in itertools.takewhile(named.__contains__, kinds)
+        if kinds[name] == "positional"
+    ]
 
 
 def _named(parameters: Iterable[Parameter]) -> dict[str, Schema]:

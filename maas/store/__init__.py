@@ -43,7 +43,7 @@ def save(model: Any, folder: str | os.PathLike[str]) -> None:
     """
     model = model if isinstance(model, Model) else Model(model)
     module = _module(model)
-    weights = _torch("maas.store.torch_weights")
+    weights = _torch_weights()
     architecture, reason = weights.architecture(module)
     with folders.building(Path(folder).absolute()) as new:
         manifest = Manifest(
@@ -93,7 +93,7 @@ def load(
                 f"model.json is of {manifest.name!r:.80}, a {manifest.kind!r:.20}; "
                 f"wanted a torch model with a name that matches {NAME.pattern}"
             )
-        weights = _torch("maas.store.torch_weights")
+        weights = _torch_weights()
         if into is None:
             _check_whole(manifest)
             into = weights.restored(files, manifest)
@@ -133,9 +133,9 @@ def _check_whole(manifest: Manifest) -> None:
         )
 
 
-def _torch(module: str) -> Any:
+def _torch_weights() -> Any:
     try:
-        return importlib.import_module(module)
+        return importlib.import_module("maas.store.torch_weights")
     except ImportError as error:
         if error.name not in ("torch", "safetensors"):
             raise

@@ -30,6 +30,7 @@ class InProcessTransport:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._closed = False
 
     def send(self, request: Request, deadline: float | None, cap: int) -> Response:
         """The whole reply, waited for on the caller's thread."""
@@ -41,7 +42,7 @@ class InProcessTransport:
 
     async def asend(self, request: Request, deadline: float | None, cap: int) -> Response:
         """The whole reply."""
-        exchange = _Exchange(self._app, request)
+        exchange = self._begin(request)
         try:
             async with _until(deadline):
                 status, headers = await exchange.head()
@@ -58,7 +59,7 @@ class InProcessTransport:
         self, request: Request, deadline: float | None, cap: int
     ) -> Response | StreamedResponse:
         """A reply of status 200 as it comes; any other one whole."""
-        exchange = _Exchange(self._app, request)
+        exchange = self._begin(request)
         try:
             async with _until(deadline):
                 status, headers = await exchange.head()
@@ -75,8 +76,14 @@ class InProcessTransport:
         finally:
             exchange.abandon()
 
+    def _begin(self, request: Request) -> "_Exchange":
+        if self._closed:
+            raise RuntimeError("the connection to the app was closed; connect again")
+        return _Exchange(self._app, request)
+
     def close(self) -> None:
-        """There is nothing to let go of."""
+        """Refuses new calls, as a transport over sockets does; there is nothing to let go of."""
+        self._closed = True
 
 
 @contextlib.asynccontextmanager

@@ -19,7 +19,7 @@ import httpx
 
 from maas.errors import DeadlineExceeded, LimitExceeded, StreamInterrupted, TransportError
 from maas.http import Headers, Request, Response, header
-from maas.loops import Home
+from maas.loops import Home, run
 from maas.transports.base import StreamedResponse
 from maas.transports.exchange import check_encoding, written_headers
 
@@ -35,10 +35,18 @@ class HttpxTransport:
     """Carries requests to `base_url`, and stays within what the caller's clients allow.
 
     `aclient` is used on the I/O loop of maas alone, for an `httpx.AsyncClient` serves one
-    loop. Both clients remain the caller's to close.
+    loop. Both clients remain the caller's to close, unless they are `owned`.
     """
 
-    def __init__(self, client: httpx.Client, aclient: httpx.AsyncClient, base_url: str) -> None:
+    def __init__(
+        self,
+        client: httpx.Client,
+        aclient: httpx.AsyncClient,
+        base_url: str,
+        *,
+        owned: bool = False,
+    ) -> None:
+        self._owned = owned
         self._client = client
         self._aclient = aclient
         self._base = httpx.URL(base_url)
@@ -47,6 +55,9 @@ class HttpxTransport:
 
     def close(self) -> None:
         """Refuses new calls."""
+        if self._owned and not self._closed:
+            self._client.close()
+            run(self._aclient.aclose())
         self._closed = True
 
     def send(self, request: Request, deadline: float | None, cap: int) -> Response:
@@ -215,4 +226,5 @@ def through(
         httpx.Client(proxy=proxy, verify=verify, trust_env=False, timeout=timeout),
         httpx.AsyncClient(proxy=proxy, verify=verify, trust_env=False, timeout=timeout),
         str(origin),
+        owned=True,
     )

@@ -2,6 +2,7 @@
 
 import copy
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -70,19 +71,21 @@ def test_a_model_with_a_signature(maas_connect, data):
     assert_congruent(net, model, data.draw(calls(model)))
 
 
-@pytest.mark.parametrize("mode", ["no_grad", "inference_mode", "autocast", "autocast float16"])
+AMBIENT: dict[str, Any] = {
+    "no_grad": torch.no_grad,
+    "inference_mode": torch.inference_mode,
+    "autocast": lambda: torch.autocast("cpu"),
+    "autocast float16": lambda: torch.autocast("cpu", torch.float16),
+}
+
+
+@pytest.mark.parametrize("mode", AMBIENT)
 @pytest.mark.parametrize("training", [False, True])
 def test_the_callers_ambient_state_travels(maas_connect, mode, training):
     """Grad mode and autocast of the caller hold for the model, and stay as they are after it."""
     net = DROPPING[torch.float32]
     model = maas_connect(net).train(training)
-    entered = {
-        "no_grad": torch.no_grad,
-        "inference_mode": torch.inference_mode,
-        "autocast": lambda: torch.autocast("cpu"),
-        "autocast float16": lambda: torch.autocast("cpu", torch.float16),
-    }[mode]()
-    with entered:
+    with AMBIENT[mode]():
         assert_congruent(net, model, Arguments((rows(4, torch.float32),)))
         output = model(rows(1, torch.float32))
     assert not output.is_inference()
@@ -140,7 +143,8 @@ IMAGES = nn.Sequential(
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
 def test_convolutions(maas_connect, layout, training):
     """A convolutional net gives the same in either layout, and its statistics move alike."""
-    net = copy.deepcopy(IMAGES).to(memory_format=layout)
+    net = copy.deepcopy(IMAGES)
+    net.to(memory_format=layout)  # type: ignore[call-overload]
     bare = copy.deepcopy(net)
     model = maas_connect(net).train(training)
     x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(2))
@@ -152,6 +156,8 @@ def test_convolutions(maas_connect, layout, training):
 
 class Scaled(nn.Module):
     """Several outputs in containers, one of them its own buffer and one its argument."""
+
+    scale: torch.Tensor
 
     def __init__(self) -> None:
         super().__init__()

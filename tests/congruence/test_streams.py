@@ -203,8 +203,10 @@ def test_info_comes_with_the_end(maas_connect):
     assert next(stream) == 1
     assert stream.info is None
     assert list(stream) == [2]
-    assert stream.info.compute_seconds > 0
-    assert stream.info.where == maas_connect(gives).where
+    info = stream.info
+    assert info is not None
+    assert info.compute_seconds > 0
+    assert info.where == maas_connect(gives).where
 
 
 def test_two_readers_share_a_stream(maas_connect):

@@ -186,10 +186,10 @@ def test_other_content_is_refused_by_its_name(client, content):
         (b"[", 400),
         (b"1", 400),
         (b'"text"', 400),
-        (b'["a", "b"]', 422),
+        (b'["a", "b"]', 400),
         (b'{"txt": "a"}', 422),
         (b"[5]", 422),
-        (b"[NaN]", 400),
+        (b"[NaN]", 422),
         (b"\xff\xfe", 400),
         (b"[" * 100_000, 413),
     ],
@@ -288,7 +288,7 @@ def test_other_methods_are_not_understood(client, method):
 
 @pytest.mark.parametrize(
     "path",
-    ["/nothing", "/Tokens", "//tokens", "/tokens/a/b", "/tokens//", "/tok%65ns", "/../tokens"],
+    ["/nothing", "/Tokens", "//tokens", "/tokens/a/b", "/tokens//", "/tok%65ns"],
 )
 def test_odd_path_is_not_found(client, path):
     """A path that is not exactly a model's is not found, and never repaired."""

@@ -6,6 +6,7 @@ import json
 import math
 import uuid
 from collections.abc import Callable
+from typing import Any
 
 import attrs
 import numpy as np
@@ -36,13 +37,13 @@ def read(body: str | bytes, method: Method, kind: str = "function", **limits: in
     return json_form.arguments(given_bytes, method, kind, Limits(**limits))
 
 
-def one(data: object, hint: object) -> object:
+def one(data: object, hint: object) -> Any:
     """What a parameter of that type is given."""
     args, _ = read(json.dumps([data]), method_of(Parameter("x", annotation=hint)))
     return args[0]
 
 
-def untyped(data: object) -> object:
+def untyped(data: object) -> Any:
     """What the untyped parameter of a torch module is given."""
     args, _ = read(json.dumps([data]), method_of(Parameter("x")), "torch")
     return args[0]
@@ -56,7 +57,10 @@ FREE = method_of(Parameter("args", "*", required=False), Parameter("options", "*
 
 def test_object_names_arguments():
     """A JSON object is keyword arguments."""
-    assert read('{"text": "hello", "lower": false}', FREE) == ((), {"text": "hello", "lower": False})
+    assert read('{"text": "hello", "lower": false}', FREE) == (
+        (),
+        {"text": "hello", "lower": False},
+    )
 
 
 def test_array_orders_arguments():
@@ -134,7 +138,9 @@ def test_deep_lists_are_walked_once():
     assert type(args[0]) is list
 
 
-@given(st.binary(max_size=200) | st.text(alphabet='[]{}",:\\$1aN-.e \n', max_size=200).map(str.encode))
+@given(
+    st.binary(max_size=200) | st.text(alphabet='[]{}",:\\$1aN-.e \n', max_size=200).map(str.encode)
+)
 def test_any_bytes_give_a_call_or_a_codec_error(body):
     """Whatever bytes come, the answer is a call or a CodecError."""
     try:
@@ -275,7 +281,7 @@ class Colour(enum.Enum):
     ],
 )  # fmt: skip
 def test_types_that_json_lacks(data, hint, wanted):
-    """The signature's type decides what a JSON value becomes; what does not fit is left to its check."""
+    """The signature's type decides what a JSON value becomes; what does not fit stays."""
     made = one(data, hint)
     assert made == wanted
     assert type(made) is type(wanted)
@@ -314,6 +320,19 @@ def test_tags():
     assert (data, pair, table) == (b"\0\1", (1, {2}), {1: "a"})
     assert array.dtype == np.int64
     assert array.tolist() == [[1, 2]]
+
+
+def test_positional_only_parameters_have_names():
+    """An object may name positional-only parameters, unless ** takes any name."""
+
+    def closed(x: set[int], y=1, /, *, z): ...
+
+    def open_(x, /, **named): ...
+
+    assert read('{"z": 1, "x": [2]}', of(closed)) == (({2},), {"z": 1})
+    assert read('{"y": 3, "x": [2]}', of(closed)) == (({2}, 3), {})
+    assert read('{"y": 3}', of(closed)) == ((), {"y": 3})
+    assert read('{"x": 3}', of(open_)) == ((), {"x": 3})
 
 
 def test_starred_parameters_have_types():
@@ -395,7 +414,9 @@ def test_plain_is_bounded(value):
         json_form.plain(value)
 
 
-@pytest.mark.parametrize("value", [object(), Colour.RED, maas.RawTensor("float4_e2m1fn_x2", (1,), b"\0")])
+@pytest.mark.parametrize(
+    "value", [object(), Colour.RED, maas.RawTensor("float4_e2m1fn_x2", (1,), b"\0")]
+)
 def test_plain_refuses(value):
     """What has no JSON form is refused with the way around."""
     with pytest.raises(CodecError, match=r"maas\.connect"):

@@ -1,6 +1,7 @@
 import asyncio
 import threading
 import time
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -14,7 +15,7 @@ from maas.errors import (
 )
 from maas.http import Request, header
 from maas.loops import run
-from maas.transports.proxied import HttpxTransport
+from maas.transports.proxied import HttpxTransport, through
 
 PATIENCE = 30.0
 
@@ -267,36 +268,35 @@ def test_a_stream_that_is_given_up_leaves_its_server(village, through_httpx, how
     assert left.wait(PATIENCE)
 
 
-def test_a_call_goes_through_the_proxy_it_is_told_to(echo_server):
+def test_a_call_goes_through_the_proxy_it_is_told_to(village):
     """With `proxy=` a request reaches its server by way of the proxy, and by no other."""
+    behind = village.serve(echo)
     passed = []
 
     async def relay(reader, writer):
-        head = await reader.readuntil(b"\r\n\r\n")
-        line, _, rest = head.partition(b"\r\n")
-        method, url, version = line.split()
-        parts = urlsplit(url.decode())
+        head, body = await asked(reader)
+        method, url, version = head.partition(b"\r\n")[0].upper().split()
+        parts = urlsplit(url.decode().lower())
         passed.append(parts.path)
-        body = await reader.readexactly(int(re.search(rb"content-length: (\d+)", head.lower())[1]))
-        up_reader, up_writer = await asyncio.open_connection(parts.hostname, parts.port)
-        rest = re.sub(rb"(?i)connection: [^\r]*\r\n", b"", rest)
-        up_writer.write(b" ".join((method, parts.path.encode(), version)) + b"\r\nconnection: close\r\n")
-        up_writer.write(rest + body)
-        writer.write(await up_reader.read())
-        writer.close()
-        up_writer.close()
+        onward_reader, onward = await asyncio.open_connection(parts.hostname, parts.port)
+        onward.write(b" ".join((method, parts.path.encode(), version)) + b"\r\n")
+        onward.write(head.partition(b"\r\n")[2] + body)
+        writer.write(
+            await onward_reader.readuntil(b"\r\n\r\n") + await onward_reader.readexactly(5)
+        )
+        await writer.drain()
+        onward.close()
+        await onward.wait_closed()
 
-    async def serve():
-        return await asyncio.start_server(relay, "127.0.0.1", 0)
-
-    server = run(serve()).result()
-    port = server.sockets[0].getsockname()[1]
+    proxy = village.serve(relay)
     transport = through(
-        f"http://127.0.0.1:{port}", f"http://127.0.0.1:{echo_server}/x", tls=None, connect_timeout=5.0
+        f"http://127.0.0.1:{proxy.address[2]}",
+        f"http://127.0.0.1:{behind.address[2]}/net",
+        tls=None,
+        connect_timeout=PATIENCE,
     )
-    request = Request("POST", "/echo", (), (b"hello",))
-    assert bytes(transport.send(request, None, 100).body[0]) == b"hello"
-    assert bytes(run(transport.asend(request, None, 100)).result().body[0]) == b"hello"
-    assert passed == ["/echo", "/echo"]
-    run(asyncio.sleep(0)).result()
-    server.close()
+    request = Request("POST", "/net", (), (b"hello",))
+    assert bytes(transport.send(request, soon(), 100).body[0]) == b"hello"
+    assert bytes(run(transport.asend(request, soon(), 100)).result().body[0]) == b"hello"
+    assert passed == ["/net", "/net"]
+    transport.close()
