@@ -5,6 +5,7 @@ inside the package `magika`, so nothing is fetched. To offer any framework's mod
 class that loads it and mark the methods that callers may call.
 """
 
+import importlib.util
 import io
 import wave
 from pathlib import Path
@@ -13,16 +14,13 @@ import numpy as np
 
 import maas
 
-try:
-    from magika import Magika
-except ImportError:
-    raise SystemExit("skipped: this example wants `pip install magika`") from None
-
 
 class Kinds:
     """Knows about 200 kinds of files."""
 
     def __init__(self) -> None:
+        from magika import Magika
+
         self._network = Magika()
 
     @maas.method(pure=True)
@@ -63,4 +61,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if importlib.util.find_spec("magika"):
+        main()
+    else:
+        print("skipped: this example wants `pip install magika`")

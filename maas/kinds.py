@@ -205,7 +205,9 @@ class _Walk:
 
 
 def _too_deep(path: Path) -> LimitExceeded:
-    return LimitExceeded(f"{render(path)} is nested deeper than Python's stack is; does it contain itself?")
+    return LimitExceeded(
+        f"{render(path)} is nested deeper than Python's stack is; does it contain itself?"
+    )
 
 
 class Packer(_Walk):

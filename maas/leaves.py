@@ -228,9 +228,7 @@ def _find_array(cls: type) -> Kind | None:
     adapter = tensors.adapter_for(cls)
     if adapter is None:
         return None
-    return Kind(
-        functools.partial(_pack_array, adapter), functools.partial(_rebuild_array, adapter)
-    )
+    return Kind(functools.partial(_pack_array, adapter), functools.partial(_rebuild_array, adapter))
 
 
 def _load_array(tag: str) -> Callable[[Unpacker, Any], Any]:

@@ -19,8 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maas.errors import CodecError, SignatureError
+from maas.hints import schema_like, schema_of
+from maas.parameters import KINDS, Parameter
 from maas.schema import ANY, MAX_NODES, Schema, TensorSpec
-from maas.signature import KINDS, Parameter, Signature, schema_like, schema_of
+from maas.signature import Signature
 from maas.values import register
 
 

@@ -717,6 +717,18 @@ def test_a_reader_sees_one_model_or_the_other(tmp_path):
     assert inner(maas.load(tmp_path / "net")).out_features in widths
 
 
+@pytest.mark.skipif(sys.platform not in folders._EXCHANGE, reason="the system has no exchange")
+def test_two_folders_are_swapped_in_one_step(tmp_path):
+    """The exchange leaves each folder under the other's name, and says so when it cannot."""
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    assert folders._swap(tmp_path / "new", tmp_path / "old")
+    assert (tmp_path / "old" / "new").exists()
+    assert (tmp_path / "new" / "old").exists()
+    assert not folders._swap(tmp_path / "new", tmp_path / "gone")
+
+
 def test_where_folders_cannot_be_swapped_they_are_moved(tmp_path):
     """A file system without an exchange gets the new model by two renames, or keeps the old one."""
     old, new = tmp_path / "net", tmp_path / ".net.tmp"

@@ -124,6 +124,7 @@ def describe_method(name: str, function: Callable[..., Any], *, exclusive: bool)
     body = inspect.unwrap(function)
     if not inspect.isroutine(body):
         body = type(function).__call__
+        told = declared(body)
     asynchronous = inspect.iscoroutinefunction(body) or inspect.isasyncgenfunction(body)
     if asynchronous and told.stochastic:
         # The generator is the process's: nobody else may draw until the call ends, and an await

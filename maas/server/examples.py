@@ -15,10 +15,10 @@ import attrs
 from maas.backends.base import Method
 from maas.calls import CALL
 from maas.executors.base import ModelInfo
+from maas.parameters import KINDS
 from maas.schema import Schema, TensorSpec
-from maas.signature import KINDS
 
-__all__ = ["Layer", "curl", "layers", "python"]
+__all__ = ["Layer", "curl", "layers", "python", "written"]
 
 
 @attrs.frozen
@@ -232,7 +232,17 @@ _INPUTS: dict[str, Callable[[tuple[int, ...]], _Value]] = {
 }
 
 
+def _data(given: Iterable[_Argument]) -> dict[str, Any]:
+    return {each.name: each.value.data for each in given}
+
+
 # As text.
+
+
+def written(info: ModelInfo, method: Method) -> bytes:
+    """The arguments alone, as the body of a JSON call."""
+    data = _data(_arguments(info, method))
+    return json.dumps(data, default=lambda zeros: zeros.lists()).encode()
 
 
 def python(info: ModelInfo, method: Method, url: str, *, locked: bool) -> str:
@@ -271,10 +281,10 @@ MAX_BODY = 2**20
 def curl(info: ModelInfo, method: Method, url: str, *, locked: bool) -> str:
     """The call in a shell; with `maas call` where the argument is too large for JSON."""
     given = _arguments(info, method)
-    data = {each.name: each.value.data for each in given}
+    data = _data(given)
     zeros = [leaf for leaf in _leaves(data) if isinstance(leaf, _Zeros)]
     if sum(5 * math.prod(each.shape) for each in zeros) > MAX_BODY:
-        return f"maas call {shlex.quote(url)} x.npy"
+        return f"maas call {shlex.quote(url)} x.npy{' --auth MAAS_KEY' if locked else ''}"
     address = url if method.name == CALL else f"{url}/{method.name}"
     lines = [f"curl {'-N ' if method.streams else ''}{shlex.quote(address)}"]
     if locked:

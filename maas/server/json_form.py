@@ -1,7 +1,8 @@
 """JSON calls: for curl, for browsers, for a first look; programs speak the wire format.
 
-A call is an object, whose members are arguments by name (of positional-only parameters too),
-or an array, whose items are arguments in order. JSON has fewer types than Python, so the signature fills in what it lacks:
+A call is an object, whose members are arguments by name (of positional-only parameters too), or
+an array, whose items are arguments in order. JSON has fewer types than Python, so the signature
+fills in what it lacks:
 
     wanted                        written
     tensor, dtype and shape       [[1, 2], [3, 4]]; numbers that the dtype cannot hold are refused
@@ -36,10 +37,10 @@ from maas import tensors, values
 from maas.backends.base import Method
 from maas.errors import CodecError, LimitExceeded
 from maas.limits import Limits
+from maas.parameters import KINDS, Parameter
 from maas.schema import Schema, mismatch
 from maas.server.json_answers import line, plain
 from maas.server.number_lists import WORDS, array, brief_kind, numeric_lists
-from maas.signature import KINDS, Parameter
 
 __all__ = ["arguments", "line", "plain"]
 
@@ -105,8 +106,10 @@ def _slots(data: list[Any], parameters: Iterable[Parameter]) -> Iterator[tuple[s
 
 
 def _leading(named: Collection[str], parameters: Iterable[Parameter]) -> list[str]:
-    """The positional-only parameters that were given by name, which in JSON is the only way beside
-    keyword-only ones; none where `**` makes such a name one of the caller's own."""
+    """The positional-only parameters that were given by name; of an object there is no other way.
+
+    None where `**` makes such a name one of the caller's own.
+    """
     kinds = {each.name: each.kind for each in parameters}
     if "**" in kinds.values():
         return []

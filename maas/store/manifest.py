@@ -201,7 +201,8 @@ def _check_strings(values: Any, what: str) -> None:
 # Text.
 
 _SCALARS = re.compile(r'\[\n[^\[\]{}"]*\]')
-_TOKENS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]')
+# Possessive, and a string without its end goes on to the end: a megabyte of quotes is read once.
+_TOKENS = re.compile(r'"(?:[^"\\]++|\\.|\\\Z)*+(?:"|\Z)|[\[\]{}]', re.DOTALL)
 _BYTES = "$bytes"
 
 

@@ -24,8 +24,9 @@ from hypothesis import strategies as st
 from maas import tensors
 from maas.errors import SignatureError
 from maas.model import Asked, Model
+from maas.parameters import Parameter
 from maas.schema import Schema, TensorSpec, mismatch
-from maas.signature import Parameter, Signature
+from maas.signature import Signature
 from maas.testing.strategies import values
 from maas.values import registered, registered_name
 

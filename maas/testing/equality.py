@@ -36,8 +36,8 @@ def difference(left: Any, right: Any) -> str | None:
 
 def _compare(path: str, left: Any, right: Any, depth: int) -> str | None:
     # Far above what `Limits` let cross: only a value that contains itself comes here.
-    if depth > 500:
-        return f"{path}: nested deeper than 500 levels"
+    if depth > 150:
+        return f"{path}: nested deeper than 150 levels"
     if tensors.facts(left) is not None and tensors.facts(right) is not None:
         return _arrays(path, left, right)
     if type(left) is not type(right):

@@ -268,6 +268,8 @@ ATTACKS = {
     "manifest-long": (_text(lambda text: text + " " * MAX_BYTES), LIMIT, "longer than"),
     "manifest-deep": (_text(lambda _: "[" * MAX_BYTES), LIMIT, "deeper than"),
     "manifest-deep-nodes": (_architecture(_nested(MAX_DEPTH)), LIMIT, "deeper than"),
+    "manifest-quotes": (_text(lambda _: '"' + '\\"' * 500_000), CODEC, "not JSON"),
+    "manifest-escape": (_text(lambda _: '"' + '\\"' * 500_000 + "\\"), CODEC, "not JSON"),
     "manifest-twice": (_twice, CODEC, "a field twice"),
     "manifest-nan": (_text(lambda text: text.replace("0.25", "NaN")), CODEC, "NaN, which is not"),
     "manifest-digits": (

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import maas
-from maas.signature import Parameter
+from maas.parameters import Parameter
 from maas.testing import Arguments, assert_congruent, calls, difference
 
 EXAMPLES = settings(max_examples=10)

@@ -23,11 +23,11 @@ import maas
 from maas.executors.base import ModelInfo
 from maas.http import Response
 from maas.limits import Limits
+from maas.parameters import Parameter
 from maas.server import examples, page
 from maas.server.app import serve
 from maas.server.front import Admission, Head
 from maas.server.runner import Background, Runner
-from maas.signature import Parameter
 
 # Read here, since the tests' environment is cleared of MAAS_ variables.
 REQUIRED = os.environ.get("MAAS_REQUIRE", "").replace(",", " ").split()
@@ -161,7 +161,7 @@ def test_locked_page_tells_of_the_key():
 
 
 def test_page_has_landmarks_and_names():
-    """The page has its language, landmarks, one first heading, and names for what can be focused."""
+    """The page has a language, landmarks, one first heading, and names for what takes focus."""
     document = Document(page_of(tokens=info_of(tokens), net=info_of(torch.nn.Linear(3, 2))))
     tags = [tag for tag, _ in document.elements]
     assert all(tags.count(tag) == 1 for tag in ("header", "main", "nav", "footer", "h1"))
@@ -186,7 +186,7 @@ def luminance(colour: str) -> float:
 
 
 def test_colours_can_be_read():
-    """Every text colour has the contrast of WCAG AA on every background, in light and in dark."""
+    """Every text colour has WCAG AA's contrast on every background, light and dark."""
     style = Document(page_of()).texts["style"][0]
     palettes = re.findall(r"--paper:.*?}", style, re.DOTALL)
     assert len(palettes) == 2
@@ -202,7 +202,7 @@ def test_colours_can_be_read():
 
 
 def test_policy_names_the_inline_parts():
-    """The policy allows nothing but the style and script that stand in the page, by their hashes."""
+    """The policy allows the style and the script of the page, by their hashes, and nothing else."""
     document = Document(page_of(tokens=info_of(tokens)))
     policy = dict(
         part.split(" ", 1) for part in dict(page.SECURITY)["content-security-policy"].split("; ")
@@ -257,7 +257,7 @@ def hostile() -> dict[str, ModelInfo]:
 
 
 def test_hostile_text_stays_text():
-    """Markup in names, documentation, kinds, versions and layers of a model is shown, not obeyed."""
+    """Markup in a model's names, documentation, versions and layers is shown, not obeyed."""
     document = Document(page.index(hostile(), f"http://{HOSTILE}", locked=True).decode())
     tags = [tag for tag, _ in document.elements]
     assert tags.count("script") == 1
@@ -281,7 +281,9 @@ def url():
         "learned": maas.Model(torch.nn.Linear(3, 2), example=torch.zeros(8, 3), name="learned"),
         "everything": everything,
     }
-    with serve(models, port=0, block=False) as running:
+    running = serve(models, port=0, block=False)
+    assert running is not None
+    with running:
         yield running.url
 
 

@@ -3,19 +3,20 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import find, given, settings
+from hypothesis import Phase, find, given, settings
 
 from maas.tensors import DTYPES
 from maas.testing.strategies import exceptions, leaves, tensors, values
 
-FAST = settings(max_examples=5_000, database=None)
+# Found is enough: nothing is shrunk.
+FAST = settings(max_examples=5_000, database=None, phases=[Phase.generate])
 
 
 @pytest.mark.parametrize(
     "wanted",
     [
         lambda x: type(x) is int and x >= 2**64, lambda x: type(x) is int and x < -(2**63),
-        lambda x: type(x) is float and x != x, lambda x: x == 0.0 and str(x) == "-0.0",
+        lambda x: type(x) is float and x != x, lambda x: type(x) is float and str(x) == "-0.0",
         lambda x: type(x) is str and any("\ud800" <= c <= "\udfff" for c in x), lambda x: type(x) is bytes and len(x) > 4_096,
     ],
     ids=["large ints", "small ints", "NaN", "-0.0", "surrogates", "long bytes"],

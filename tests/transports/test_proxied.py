@@ -296,7 +296,7 @@ def test_a_call_goes_through_the_proxy_it_is_told_to(village):
         connect_timeout=PATIENCE,
     )
     request = Request("POST", "/net", (), (b"hello",))
-    assert bytes(transport.send(request, soon(), 100).body[0]) == b"hello"
-    assert bytes(run(transport.asend(request, soon(), 100)).result().body[0]) == b"hello"
+    assert transport.send(request, soon(), 100).body == (b"hello",)
+    assert run(transport.asend(request, soon(), 100)).result().body == (b"hello",)
     assert passed == ["/net", "/net"]
     transport.close()
