@@ -342,7 +342,7 @@ def connect(
     where : a target or a Model (here), a `maas.Server` (here, through the whole wire),
         `"local:module:attribute"` (here, by
         import path), or a URL: `http://`, `https://`, `http+unix://`.
-    like : a function with the model's types, for editors and type checkers. At the first use
+    like : a function, or a Model of one, with the model's types, for editors and type checkers. At the first use
         its signature is compared with the server's, and a difference raised as `SignatureError`.
     env : name of an environment variable that, if set, wins over `where`.
     options : of the place. For URLs: `auth` (the key), `verify` (a CA file, an `ssl.SSLContext`),
@@ -371,8 +371,14 @@ def connect(
         _check_here(options, where)
         model = Model(where, **options)
     if like is not None:
-        model._executor.expect(Signature.from_callable(like), like.__name__)
+        model._executor.expect(*_likeness(like))
     return model
+
+
+def _likeness(like: Any) -> tuple[Signature, str]:
+    if isinstance(like, Model):
+        return like.executor.method(CALL).signature, like.name
+    return Signature.from_callable(like), like.__name__
 
 
 _HERE = {"name", "signature", "example", "device"}

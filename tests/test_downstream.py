@@ -102,7 +102,7 @@ def project(tmp_path):
 
 
 def test_a_downstream_project_passes_in_every_place(project):
-    """A project of ten lines of tests passes five times, without a setting of pytest or Hypothesis."""
+    """A project's tests pass five times, without a setting of pytest or Hypothesis."""
     (project / "test_shop.py").write_text(TESTS)
     run = _pytest(project)
     assert run.returncode == 0, run.stdout + run.stderr
@@ -122,7 +122,7 @@ def test_the_places_can_be_chosen(project):
 
 
 def test_a_server_that_differs_fails(project):
-    """A server that computes something else fails in every place but here, and says what differs."""
+    """A server that computes something else fails everywhere but here, and says what differs."""
     (project / "test_shop.py").write_text(DIFFERENT)
     run = _pytest(project)
     assert run.returncode == 1, run.stdout + run.stderr

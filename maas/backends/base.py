@@ -164,6 +164,7 @@ class Backend(Protocol):
     """Runs one target."""
 
     kind: str
+    target: Any
 
     @property
     def methods(self) -> Mapping[str, Method]:

@@ -88,6 +88,7 @@ class PythonObject:
     def __init__(self, target: Any, device: str | None = None) -> None:
         if device is not None:
             raise TypeError(f"device={device!r} is for torch modules; {target!r:.80} is none")
+        self.target = target
         self._functions = dict(_functions(target))
         if not self._functions:
             raise TypeError(

@@ -11,6 +11,7 @@ from typing import Any
 
 import attrs
 import torch
+from torch.nn.parameter import is_lazy
 
 from maas import tensors
 from maas.backends.base import RESULT, Border, declared, describe_method, performed, release
@@ -111,7 +112,7 @@ class TorchModule:
     kind = "torch"
 
     def __init__(self, target: torch.nn.Module, device: str | None = None) -> None:
-        self._module = target if device is None else target.to(device)
+        self.target = target if device is None else target.to(device)
         # Nothing but a declaration makes a forward in eval mode impure.
         pure = declared(target.forward).pure is not False
         self.methods = {
@@ -121,14 +122,13 @@ class TorchModule:
         self._remember()
 
     def _remember(self) -> None:
-        tensors_ = [*self._module.parameters(), *self._module.buffers()]
+        tensors_ = [*self.target.parameters(), *self.target.buffers()]
         self.torch_device = tensors_[0].device if tensors_ else None
         self._device = self.torch_device or _CPU
         self._own = [
             (weakref.ref(tensor), tensor.data_ptr() - tensor.untyped_storage().data_ptr())
             for tensor in tensors_
-            if tensor.layout is torch.strided
-            and not isinstance(tensor, torch.nn.UninitializedParameter)
+            if tensor.layout is torch.strided and not is_lazy(tensor)
         ]
 
     def owns(self, storage: int) -> bool:
@@ -146,7 +146,7 @@ class TorchModule:
     @property
     def training(self) -> bool | None:
         """The module's own mode."""
-        return self._module.training
+        return self.target.training
 
     @property
     def device(self) -> str | None:
@@ -169,7 +169,7 @@ class TorchModule:
         if type(tensor) is not torch.Tensor or not self._is_plain(tensor) or tensor.is_inference():
             return performed(self, call)
         version = tensor._version
-        output = self._module(tensor)
+        output = self.target(tensor)
         if type(output) is torch.Tensor and tensor._version == version and self._is_plain(output):
             storage = output.untyped_storage().data_ptr()
             if storage != tensor.untyped_storage().data_ptr() and not self.owns(storage):
@@ -191,12 +191,12 @@ class TorchModule:
 
     def run(self, _name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """The module's output."""
-        return self._module(*args, **kwargs)
+        return self.target(*args, **kwargs)
 
     def set_training(self, training: bool) -> Callable[[], None]:
         """Switches every submodule, and remembers each one's mode: a frozen part stays so."""
-        before = [(module, module.training) for module in self._module.modules()]
-        self._module.train(training)
+        before = [(module, module.training) for module in self.target.modules()]
+        self.target.train(training)
 
         def restore() -> None:
             for module, mode in before:
@@ -211,14 +211,21 @@ class TorchModule:
                 "name": name,
                 "type": type(module).__name__,
                 "parameters": {
-                    key: [str(value.dtype).removeprefix("torch."), list(value.shape)]
+                    key: [str(value.dtype).removeprefix("torch."), _shape(value)]
                     for key, value in module.named_parameters(recurse=False)
                 },
             }
-            for name, module in self._module.named_modules()
+            for name, module in self.target.named_modules()
             if next(module.parameters(recurse=False), None) is not None
         ]
         return {
             "layers": layers,
-            "parameters": sum(value.numel() for value in self._module.parameters()),
+            "parameters": sum(
+                value.numel() for value in self.target.parameters() if not is_lazy(value)
+            ),
         }
+
+
+def _shape(parameter: torch.Tensor) -> list[int] | None:
+    """None for a lazy module's, which the first call decides."""
+    return None if is_lazy(parameter) else list(parameter.shape)

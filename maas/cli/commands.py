@@ -64,9 +64,9 @@ def _failed(error: Exception, *, whole: bool) -> int:
 class _Parser(argparse.ArgumentParser):
     """Names the nearest spelling of what it does not know."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs["formatter_class"] = argparse.RawDescriptionHelpFormatter
-        super().__init__(*args, allow_abbrev=False, **kwargs)
+    def __init__(self, **settings: Any) -> None:
+        settings |= {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False}
+        super().__init__(**settings)
 
     def error(self, message: str) -> NoReturn:
         """Ends the program with code 2."""
@@ -84,8 +84,8 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser = _parser()
     command = next((each for each in arguments if not each.startswith("-")), "")
     if command and command not in _MODULES:
-        hint = nearest(command, _MODULES)
-        parser.error(f"no command {command!r}{hint or f'; there are: {", ".join(_MODULES)}'}")
+        hint = nearest(command, _MODULES) or f"; there are: {', '.join(_MODULES)}"
+        parser.error(f"no command {command!r}{hint}")
     if not arguments:
         parser.print_help()
         raise SystemExit(2)

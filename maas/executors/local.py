@@ -77,6 +77,11 @@ class LocalExecutor:
         if signature is not None:
             self._methods[CALL] = attrs.evolve(method, signature=signature)
 
+    @property
+    def backend(self) -> Backend:
+        """What runs the target."""
+        return self._backend
+
     def describe(self) -> ModelInfo:
         """What the model says about itself."""
         return ModelInfo(

@@ -109,17 +109,17 @@ def load(
 
 
 def _module(model: Model[..., Any]) -> Any:
-    executor = model._executor
+    executor = model.executor
     if not isinstance(executor, LocalExecutor):
         raise Unsupported(f"model {model.name!r} runs at {model.where}; save it there")
-    backend: Any = executor._backend
+    backend = executor.backend
     if backend.kind != "torch":
         raise TypeError(
             f"model {model.name!r} is a {backend.kind}, and its code cannot be stored: "
             "serve it by its import path, `maas serve package.module:name`, or connect to it with "
             "maas.connect('local:package.module:name')"
         )
-    return backend._module
+    return backend.target
 
 
 def _check_whole(manifest: Manifest) -> None:

@@ -27,6 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Declares the marker, and lets asserts of the shipped tests explain themselves."""
+    _wanted(config)
     config.addinivalue_line(
         "markers", "maas(places=[...]): the places where a test with maas_connect runs"
     )
@@ -46,12 +47,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def _chosen(metafunc: pytest.Metafunc) -> list[str]:
     """The places that both the command line and the test's marker name."""
-    wanted = _checked(metafunc.config.getoption("--maas-places").split(","), "--maas-places")
+    wanted = _wanted(metafunc.config)
     marker = metafunc.definition.get_closest_marker("maas")
     if marker is None:
         return wanted
     allowed = _checked(marker.kwargs.get("places", ()), f"the mark of {metafunc.function.__name__}")
     return [name for name in wanted if name in allowed]
+
+
+def _wanted(config: pytest.Config) -> list[str]:
+    return _checked(config.getoption("--maas-places").split(","), "--maas-places")
 
 
 def _checked(names: Sequence[str], source: str) -> list[str]:
