@@ -71,6 +71,7 @@ def header(report: Report) -> None:
     data = bytearray(b"".join(encode_call(call_with(4 * 2**10), LIMITS)))
     start = read_prefix(data, LIMITS)
     packed = bytes(data[PREFIX : PREFIX + start.header])
+    report.time("decoding a call with one tensor", lambda: decode(data, LIMITS), Bound(most=6.0))
     report.compare(
         "decoding a call over msgpack alone",
         lambda: decode(data, LIMITS),

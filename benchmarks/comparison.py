@@ -108,15 +108,18 @@ class Report:
         shown = [_time(statistics.median(each) / calls) for each in (done.ours, done.peers)]
         self._line(what, *shown, ratio, f"{low:.2f}-{high:.2f}", bound)
 
+    def time(self, what: str, ours: Way, bound: Bound, *, rounds: int = 100) -> None:
+        """One line of a time that is bounded in itself, in microseconds: the median."""
+        ours()
+        number = 1 if self.quick else _number(ours, ours)
+        seconds = [_seconds(ours, number) for _ in range(2 if self.quick else rounds)]
+        self._line(what, _time(min(seconds)), "(at best)", statistics.median(seconds) * 1e6, "us", bound)
+
     def state(
         self, what: str, ours: float, peer: float, unit: str, bound: Bound | None = None
     ) -> None:
         """One line of two quantities that were measured elsewhere."""
         self._line(what, f"{ours:.2f} {unit}", f"{peer:.2f} {unit}", ours / peer, "", bound)
-
-    def bounded(self, what: str, ours: float, unit: str, bound: Bound | None = None) -> None:
-        """One line of a single quantity, which itself is bounded."""
-        self._line(what, f"{ours:.2f} {unit}", "", ours, "", bound)
 
     def _line(
         self, what: str, ours: str, peer: str, ratio: float, spread: str, bound: Bound | None

@@ -224,8 +224,8 @@ class Model(Asked[P, R]):
 
     @property
     def name(self) -> str:
-        """The model's name at the place where it runs."""
-        return self._name
+        """The model's name at the place where it runs, which may tell it at the first use."""
+        return self._executor.name
 
     @property
     def where(self) -> str:
@@ -342,8 +342,8 @@ def connect(
     where : a target or a Model (here), a `maas.Server` (here, through the whole wire),
         `"local:module:attribute"` (here, by
         import path), or a URL: `http://`, `https://`, `http+unix://`.
-    like : a function, or a Model of one, with the model's types, for editors and type checkers. At the first use
-        its signature is compared with the server's, and a difference raised as `SignatureError`.
+    like : a function, or a Model of one, with the model's types, for editors and type checkers.
+        At the first use the two signatures are compared, and a difference is a `SignatureError`.
     env : name of an environment variable that, if set, wins over `where`.
     options : of the place. For URLs: `auth` (the key), `verify` (a CA file, an `ssl.SSLContext`),
         `insecure`,

@@ -30,7 +30,7 @@ def bits(tensor):
 
 
 def inner(model):
-    return model._executor._backend._module
+    return model.executor.backend.target
 
 
 def assert_same(one, other):

@@ -137,7 +137,7 @@ def test_requires_grad():
     assert type(other) is torch.Tensor
     assert other.requires_grad
     assert not there_and_back(torch.ones(2)).requires_grad
-    assert there_and_back((torch.ones(2, requires_grad=True) * 2)).is_leaf
+    assert there_and_back(torch.ones(2, requires_grad=True) * 2).is_leaf
 
 
 @pytest.mark.parametrize("array", [torch.arange(1_000.0), np.arange(1_000.0)])

@@ -220,12 +220,14 @@ class TorchModule:
         ]
         return {
             "layers": layers,
-            "parameters": sum(
-                value.numel() for value in self.target.parameters() if not is_lazy(value)
-            ),
+            "parameters": sum(map(_count, self.target.parameters())),
         }
 
 
-def _shape(parameter: torch.Tensor) -> list[int] | None:
+def _shape(parameter: Any) -> list[int] | None:
     """None for a lazy module's, which the first call decides."""
     return None if is_lazy(parameter) else list(parameter.shape)
+
+
+def _count(parameter: Any) -> int:
+    return 0 if is_lazy(parameter) else int(parameter.numel())

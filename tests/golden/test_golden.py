@@ -41,7 +41,7 @@ def test_the_page_shows_golden_messages():
     """The bytes on the page about the wire format are those of the golden messages."""
     shown = {}
     for names, block in re.findall(
-        r"^(`[^\n]*\.msgpack`[^\n]*)\n\n```text\n(.*?)```", PAGE.read_text(), re.M | re.S
+        r"^(`[^\n]*\.msgpack`[^\n]*)\n\n```text\n(.*?)```", PAGE.read_text(), re.MULTILINE | re.DOTALL
     ):
         words = (
             re.match(r"(?:[0-9a-f]{2} )*[0-9a-f]{2}(?= |$)", line.strip())

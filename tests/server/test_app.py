@@ -1,4 +1,4 @@
-import datetime
+import datetime as dt
 import os
 import signal
 import socket
@@ -116,7 +116,7 @@ def test_closed_server_is_gone():
 
 
 def test_unix_socket(tmp_path_factory):
-    """A server on a unix socket is reached by its path, for this user alone, and is cleared away."""
+    """A server on a unix socket is reached by its path, by this user alone, and cleans up."""
     path = tmp_path_factory.mktemp("s") / "s"
     with maas.serve(upper, uds=str(path), block=False) as server:
         assert path.stat().st_mode & 0o777 == 0o600
@@ -227,12 +227,13 @@ def test_tls_with_a_large_body(tmp_path, authority):
     def twice(x: torch.Tensor) -> torch.Tensor:
         return x * 2
 
-    with maas.serve(twice, port=0, block=False, **files) as server:
-        with maas.connect(server.url, verify=_authority(tmp_path, authority)) as model:
-            x = torch.arange(3 * 2**20, dtype=torch.float32)
-            with torch.no_grad():
-                assert torch.equal(model(x), x * 2)
-                assert torch.equal(model.submit(x).result(PATIENT), x * 2)
+    x = torch.arange(3 * 2**20, dtype=torch.float32)
+    with (
+        maas.serve(twice, port=0, block=False, **files) as server,
+        maas.connect(server.url, verify=_authority(tmp_path, authority)) as model,
+    ):
+        assert torch.equal(model(x), x * 2)
+        assert torch.equal(model.submit(x).result(PATIENT), x * 2)
 
 
 def test_context_of_ones_own(tmp_path, authority):
@@ -240,9 +241,11 @@ def test_context_of_ones_own(tmp_path, authority):
     files = _files(tmp_path, authority.issue_cert("127.0.0.1"))
     context = ssl.create_default_context()
     authority.configure_trust(context)
-    with maas.serve(upper, port=0, block=False, **files) as server:
-        with maas.connect(server.url, verify=context) as model:
-            assert model("a") == "A"
+    with (
+        maas.serve(upper, port=0, block=False, **files) as server,
+        maas.connect(server.url, verify=context) as model,
+    ):
+        assert model("a") == "A"
 
 
 def _wrong_authority(folder, authority):
@@ -258,7 +261,7 @@ def _wrong_host(folder, authority):
 
 
 def _expired(folder, authority):
-    yesterday = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=1)
+    yesterday = dt.datetime.now(dt.UTC) - dt.timedelta(days=1)
     certificate = authority.issue_cert("127.0.0.1", not_after=yesterday)
     return certificate, _authority(folder, authority)
 
@@ -274,12 +277,14 @@ def test_certificate_that_proves_nothing_is_refused(tmp_path, authority, case):
         return text
 
     files = _files(tmp_path, certificate)
-    with maas.serve(spy, port=0, auth="k", block=False, **files) as server:
-        with maas.connect(f"{server.url}/spy", auth="k", verify=verify) as model:
-            for ask in (model, lambda text: model.submit(text).result(PATIENT)):
-                with pytest.raises(TransportError, match="certificate") as caught:
-                    ask("secret")
-                assert not caught.value.sent
+    with (
+        maas.serve(spy, port=0, auth="k", block=False, **files) as server,
+        maas.connect(f"{server.url}/spy", auth="k", verify=verify) as model,
+    ):
+        for ask in (model, lambda text: model.submit(text).result(PATIENT)):
+            with pytest.raises(TransportError, match="certificate") as caught:
+                ask("secret")
+            assert not caught.value.sent
     assert seen == []
 
 
@@ -288,15 +293,15 @@ def test_plain_http_to_a_tls_port_is_an_error_of_transport(tmp_path, authority):
     files = _files(tmp_path, authority.issue_cert("127.0.0.1"))
     patience = Patience(header=1.0)
     with maas.serve(upper, port=0, block=False, patience=patience, **files) as server:
-        with maas.connect(server.url.replace("https", "http")) as model:
-            with pytest.raises(TransportError):
-                model("a")
+        clear = maas.connect(server.url.replace("https", "http"))
+        with clear as model, pytest.raises(TransportError):
+            model("a")
         with maas.connect(server.url, verify=_authority(tmp_path, authority)) as model:
             assert model("a") == "A"
     with maas.serve(upper, port=0, block=False) as server:
-        with maas.connect(server.url.replace("http", "https")) as model:
-            with pytest.raises(TransportError, match="cannot connect"):
-                model("a")
+        encrypted = maas.connect(server.url.replace("http", "https"))
+        with encrypted as model, pytest.raises(TransportError, match="cannot connect"):
+            model("a")
 
 
 def test_old_tls_is_refused(tmp_path, authority):

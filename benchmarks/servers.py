@@ -1,0 +1,135 @@
+"""Servers in processes of their own, which say where they are and how much memory they took."""
+
+import asyncio
+import contextlib
+import gc
+import multiprocessing
+import re
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import attrs
+import uvicorn
+import uvloop
+from torch import Tensor
+
+import maas
+from benchmarks.big_model import fixed
+from maas.calls import Result
+from maas.limits import Limits
+from maas.wire import encode
+
+__all__ = ["Place", "asgi", "bare", "forget_peak", "models", "peak_memory", "served"]
+
+CANNED = 4
+"""Bytes of the bare server's reply."""
+
+
+@attrs.frozen
+class Place:
+    """A server in another process."""
+
+    url: str
+    _pipe: Connection
+
+    def forget_peak(self) -> int:
+        return self._ask("forget")
+
+    def peak_memory(self) -> int:
+        return self._ask("peak")
+
+    def _ask(self, what: str) -> int:
+        self._pipe.send(what)
+        return int(self._pipe.recv())
+
+
+@contextlib.contextmanager
+def served(server: Callable[[Callable[[str], None]], None]) -> Iterator[Place]:
+    """Runs one of the servers below in a new process, and ends it."""
+    here, there = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=_begin, args=(server, there))
+    process.start()
+    try:
+        yield Place(here.recv(), here)
+    finally:
+        process.terminate()
+        process.join()
+
+
+def _begin(server: Callable[[Callable[[str], None]], None], pipe: Connection) -> None:
+    def tell(url: str) -> None:
+        pipe.send(url)
+        threading.Thread(target=_answer, args=(pipe,), daemon=True).start()
+
+    server(tell)
+
+
+def _answer(pipe: Connection) -> None:
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            pipe.send(forget_peak() if pipe.recv() == "forget" else peak_memory())
+
+
+# The memory of this process, as Linux counts it.
+
+
+def forget_peak() -> int:
+    """Bytes in memory now; the peak is counted anew from here."""
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
+
+
+def peak_memory() -> int:
+    """Most bytes that were in memory at once since then."""
+    return _status("VmHWM")
+
+
+def _status(field: str) -> int:
+    found = re.search(rf"^{field}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    assert found is not None, f"this system does not tell {field}"
+    return int(found[1]) * 1024
+
+
+# The servers.
+
+
+def models(tell: Callable[[str], None]) -> None:
+    """What is measured: maas with BigModel, and a function that gives back what it got."""
+    with maas.serve({"big": fixed(), "echo": echo}, port=0, block=False) as running:
+        tell(running.url)
+        threading.Event().wait()
+
+
+def echo(x: Tensor) -> Tensor:
+    return x
+
+
+def asgi(tell: Callable[[str], None]) -> None:
+    """A peer: uvicorn as it comes, with an application that gives back the body it got."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    tell(f"http://127.0.0.1:{listener.getsockname()[1]}")
+    uvicorn.Server(uvicorn.Config(_echo_app, log_level="warning", lifespan="off")).run([listener])
+
+
+async def _echo_app(_scope: Any, receive: Any, send: Any) -> None:
+    chunks, more = [], True
+    while more:
+        event = await receive()
+        chunks.append(event["body"])
+        more = event["more_body"]
+    body = b"".join(chunks)
+    headers = [(b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def bare(tell: Callable[[str], None]) -> None:
+    """A floor: the least that can be called an HTTP server, with the same reply to everything."""
+    asyncio.run(_serve_bare(tell), loop_factory=uvloop.new_event_loop)
+
+
