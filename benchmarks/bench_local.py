@@ -4,6 +4,8 @@ The module is BigModel in eval mode. What is on top is the check of the argument
 context, and the border that keeps memory apart; it does not grow with the batch.
 """
 
+from functools import partial
+
 import torch
 
 import maas
@@ -20,8 +22,8 @@ def main() -> None:
             x = torch.randn(batch, 1000)
             report.compare(
                 f"model(x), batch {batch}, over net(x)",
-                lambda x=x: model(x),
-                lambda x=x: net(x),
+                partial(model, x),
+                partial(net, x),
                 bound=Bound(most=most),
                 rounds=300,
             )

@@ -5,7 +5,9 @@ A tensor's own memory is handed to the socket, so encoding takes the same time f
 because arrays are writable, and that is compared with the copy alone, into fresh memory too.
 """
 
-import msgpack
+from functools import partial
+
+import msgpack  # type: ignore[import-untyped]
 import torch
 
 from benchmarks.comparison import Bound, Report
@@ -40,8 +42,8 @@ def encoding(report: Report) -> None:
         large = call_with(size)
         report.compare(
             f"encoding {size // 2**10:,} KB over encoding 4 KB",
-            lambda large=large: encode_call(large, LIMITS),
-            lambda: encode_call(small, LIMITS),
+            partial(encode_call, large, LIMITS),
+            partial(encode_call, small, LIMITS),
             bound=Bound(most=1.2),
         )
 

@@ -22,7 +22,7 @@ class BigModel(nn.Module):
 
 
 def fixed() -> BigModel:
-    """The same weights in each process, in eval mode, on one thread: more would race for two cores."""
+    """The same weights in each process, in eval mode; on one thread, as more would race."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     return BigModel().eval()

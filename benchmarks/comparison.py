@@ -27,6 +27,7 @@ class Bound:
     least: float = 0.0
 
     def holds(self, ratio: float) -> bool:
+        """Whether the ratio keeps to it."""
         return self.least <= ratio <= self.most
 
     def __str__(self) -> str:
@@ -42,8 +43,8 @@ class Comparison:
 
     def ratio(self, *, inverted: bool = False) -> tuple[float, float, float]:
         """Median and quartiles of ours over the peer's; inverted, of speed over speed."""
-        pairs = zip(self.peers, self.ours) if inverted else zip(self.ours, self.peers)
-        ratios = [above / below for above, below in pairs]
+        pairs = (self.peers, self.ours) if inverted else (self.ours, self.peers)
+        ratios = [above / below for above, below in zip(*pairs, strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
         return middle, low, high
 
@@ -76,14 +77,14 @@ class Report:
 
     def __init__(self, doc: str) -> None:
         parser = argparse.ArgumentParser(description=doc.partition("\n")[0])
-        parser.add_argument("--quick", action="store_true", help="run every line once, to see it work")
+        parser.add_argument("--quick", action="store_true", help="run each line a few times")
         parser.add_argument("--check", action="store_true", help="fail if a bound is broken")
         options = parser.parse_args()
         self.quick: bool = options.quick
         self._check: bool = options.check
         self._broken: list[str] = []
         print(doc.partition("\n")[0])
-        print(f"{'':44}{'ours':>12}{'peer':>12}{'ratio':>8}  {'quartiles':13}bound")
+        print(f"{'':46}{'ours':>12}{'peer':>14}{'ratio':>8}  {'quartiles':13}bound")
 
     def compare(
         self,
@@ -105,29 +106,29 @@ class Report:
         number = 1 if self.quick else _number(ours, peer)
         done = compared(ours, peer, rounds=2 if self.quick else rounds, number=number)
         ratio, low, high = done.ratio(inverted=speed)
-        shown = [_time(statistics.median(each) / calls) for each in (done.ours, done.peers)]
-        self._line(what, *shown, ratio, f"{low:.2f}-{high:.2f}", bound)
+        ours_time, peer_time = (
+            _time(statistics.median(each) / calls) for each in (done.ours, done.peers)
+        )
+        self._line([what, ours_time, peer_time, f"{low:.2f}-{high:.2f}"], ratio, bound)
 
     def time(self, what: str, ours: Way, bound: Bound, *, rounds: int = 100) -> None:
         """One line of a time that is bounded in itself, in microseconds: the median."""
         ours()
         number = 1 if self.quick else _number(ours, ours)
         seconds = [_seconds(ours, number) for _ in range(2 if self.quick else rounds)]
-        self._line(what, _time(min(seconds)), "(at best)", statistics.median(seconds) * 1e6, "us", bound)
+        median = statistics.median(seconds)
+        self._line([what, _time(median), f"min {_time(min(seconds))}", ""], median * 1e6, bound)
 
-    def state(
-        self, what: str, ours: float, peer: float, unit: str, bound: Bound | None = None
-    ) -> None:
-        """One line of two quantities that were measured elsewhere."""
-        self._line(what, f"{ours:.2f} {unit}", f"{peer:.2f} {unit}", ours / peer, "", bound)
+    def quantity(self, what: str, ours: float, beside: str, bound: Bound) -> None:
+        """One line of a quantity that is bounded in itself, with another one beside it."""
+        self._line([what, f"{ours:.2f}", beside, ""], ours, bound)
 
-    def _line(
-        self, what: str, ours: str, peer: str, ratio: float, spread: str, bound: Bound | None
-    ) -> None:
+    def _line(self, cells: Sequence[str], ratio: float, bound: Bound | None) -> None:
+        what, ours, peer, spread = cells
         told = "" if bound is None else f"{bound} {'holds' if bound.holds(ratio) else 'BROKEN'}"
         if bound is not None and not bound.holds(ratio):
             self._broken.append(what)
-        print(f"{what:44}{ours:>12}{peer:>12}{ratio:8.2f}  {spread:13}{told}", flush=True)
+        print(f"{what:46}{ours:>12}{peer:>14}{ratio:8.2f}  {spread:13}{told}", flush=True)
 
     def close(self) -> None:
         """Ends the program; by 1 if a bound is broken and `--check` asked for that."""

@@ -10,23 +10,23 @@ import threading
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import attrs
+import httpx
+import torch
 import uvicorn
 import uvloop
 from torch import Tensor
 
 import maas
 from benchmarks.big_model import fixed
-from maas.calls import Result
+from maas.calls import CALL, Call
+from maas.http import MSGPACK
 from maas.limits import Limits
-from maas.wire import encode
+from maas.wire import encode_call
 
 __all__ = ["Place", "asgi", "bare", "forget_peak", "models", "peak_memory", "served"]
-
-CANNED = 4
-"""Bytes of the bare server's reply."""
 
 
 @attrs.frozen
@@ -37,9 +37,11 @@ class Place:
     _pipe: Connection
 
     def forget_peak(self) -> int:
+        """As the function of that name, in the server's process."""
         return self._ask("forget")
 
     def peak_memory(self) -> int:
+        """As the function of that name, in the server's process."""
         return self._ask("peak")
 
     def _ask(self, what: str) -> int:
@@ -90,7 +92,9 @@ def peak_memory() -> int:
 
 
 def _status(field: str) -> int:
-    found = re.search(rf"^{field}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE)
+    found = re.search(
+        rf"^{field}:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.MULTILINE
+    )
     assert found is not None, f"this system does not tell {field}"
     return int(found[1]) * 1024
 
@@ -129,7 +133,50 @@ async def _echo_app(_scope: Any, receive: Any, send: Any) -> None:
 
 
 def bare(tell: Callable[[str], None]) -> None:
-    """A floor: the least that can be called an HTTP server, with the same reply to everything."""
-    asyncio.run(_serve_bare(tell), loop_factory=uvloop.new_event_loop)
+    """A floor: the least that can be called an HTTP server.
+
+    It has three replies, prepared before the first request: 4 bytes to `POST /bytes`, and
+    to whatever else is asked of `/big` what maas said once when it was asked for one row.
+    """
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve_bare(tell))
 
 
+async def _serve_bare(tell: Callable[[str], None]) -> None:
+    replies = {b"POST /bytes": _framed(b"\0\0\0\0", "application/octet-stream")}
+    app = httpx.ASGITransport(maas.Server({"big": fixed()}))
+    async with httpx.AsyncClient(transport=app, base_url="http://localhost") as client:
+        accept = {"accept": MSGPACK, "content-type": MSGPACK}
+        described = await client.get("/big/", headers=accept)
+        replies[b"GET /big/ H"] = _framed(described.content, MSGPACK)
+        call = encode_call(Call("big", CALL, (torch.zeros(1000),)), Limits())
+        answered = await client.post("/big", headers=accept, content=b"".join(call))
+        replies[b"POST /big H"] = _framed(answered.content, MSGPACK)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: _Bare(replies), "127.0.0.1", 0)
+    tell(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    await server.serve_forever()
+
+
+def _framed(body: bytes, kind: str) -> bytes:
+    head = f"HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+class _Bare(asyncio.Protocol):
+    def __init__(self, replies: dict[bytes, bytes]) -> None:
+        self._replies = replies
+        self._data = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._data += data
+        end = self._data.find(b"\r\n\r\n")
+        if end < 0:
+            return
+        length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", self._data[: end + 2])
+        if len(self._data) - end - 4 >= (int(length[1]) if length else 0):
+            self._transport.write(self._replies[self._data[:11]])
+            self._data = b""

@@ -13,7 +13,7 @@ import time
 import types
 import warnings
 from collections.abc import Callable, Iterable
-from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
+from typing import Any, Generic, ParamSpec, Protocol, Self, TypeVar, overload
 
 import attrs
 
@@ -162,9 +162,29 @@ class Model(Asked[P, R]):
 
     __slots__ = ("__weakref__",)
 
+    @overload
     def __init__(
         self,
         target: Callable[P, R],
+        *,
+        name: str | None = None,
+        signature: Signature | None = None,
+        example: Any = None,
+        device: str | None = None,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self: "Model[..., Any]",
+        target: object,
+        *,
+        name: str | None = None,
+        signature: Signature | None = None,
+        example: Any = None,
+        device: str | None = None,
+    ) -> None: ...
+    def __init__(
+        self,
+        target: Any,
         *,
         name: str | None = None,
         signature: Signature | None = None,
@@ -310,6 +330,13 @@ def _warn_blocking(name: str) -> None:
 # Where.
 
 
+class Place(Protocol):
+    """What `connect` goes to without an address: a `maas.Server` is one."""
+
+    def __maas_executor__(self) -> tuple[Executor, str]:
+        """The executor that asks there, and the model's name; options of the place are keywords."""
+
+
 @overload
 def connect(
     where: str,
@@ -328,6 +355,8 @@ def connect(
     env: str | None = None,
     **options: Any,
 ) -> Model[..., Any]: ...
+@overload
+def connect(where: Place, *, env: str | None = None, **options: Any) -> Model[..., Any]: ...
 @overload
 def connect(where: Callable[P, R], *, env: str | None = None, **options: Any) -> Model[P, R]: ...
 @overload

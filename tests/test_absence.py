@@ -33,6 +33,8 @@ CALLS = {
 DOORS = {
     "__init__.py": "our table of public names",
     "backends/base.py": "our table of backends",
+    "cli/commands.py": "our table of commands",
+    "cli/serving.py": "the caller's own `module:name`",
     "executors/base.py": "our table of URL schemes",
     "model.py": "the caller's own `local:module:name`",
     "tensors/__init__.py": "our table of adapters",

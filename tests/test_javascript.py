@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - the scripts are JavaScript, which has its own idea of a line
 """The client in examples/javascript, written from the wire format's page alone."""
 
 import hashlib
@@ -132,16 +133,21 @@ def test_golden_messages_are_made(node):
 
 
 def test_values_arrive(node):
-    """What JavaScript sends, Python reads: integers of any size, tuples, maps, tensors of each dtype."""
+    """What JavaScript sends, Python reads: integers of any size, tuples, maps, tensors of each
+    dtype.
+    """
     out = node(
-        """console.log(hex(encodeItem([null, true, 1.5, 2n ** 63n, 2n ** 64n, -(2n ** 63n) - 1n, "\\u20ac", Uint8Array.of(1, 2),
-             Tuple.of(1, "a"), new Map([[1, "a"]]), { $a: 1 }, new Set([1]), new Tag("$uuid", new Uint8Array(16)),
+        """console.log(hex(encodeItem([null, true, 1.5, 2n ** 63n, 2n ** 64n, -(2n ** 63n) - 1n,
+        "\\u20ac", Uint8Array.of(1, 2),
+             Tuple.of(1, "a"), new Map([[1, "a"]]), { $a: 1 }, new Set([1]),
+             new Tag("$uuid", new Uint8Array(16)),
              Float64Array.of(1), BigInt64Array.of(-1n), new Tensor(new Int16Array(0), [2, 0]), new Tensor(Uint8Array.of(1, 0), [2], "bool")])));"""
     )
     item = decode(bytes.fromhex(out), LIMITS)
     assert isinstance(item, Item)
     wanted = [
-        None, True, 1.5, 2**63, 2**64, -(2**63) - 1, "\u20ac", b"\x01\x02", (1, "a"), {1: "a"}, {"$a": 1}, {1},
+        None, True, 1.5, 2**63, 2**64, -(2**63) - 1, "\u20ac", b"\x01\x02", (1, "a"), {1: "a"},
+        {"$a": 1}, {1},
         uuid.UUID(int=0), torch.ones(1, dtype=torch.float64), torch.tensor([-1]),
         torch.empty(2, 0, dtype=torch.int16), torch.tensor([True, False]),
     ]  # fmt: skip
@@ -149,7 +155,9 @@ def test_values_arrive(node):
 
 
 def test_calls(node):
-    """JavaScript describes, calls and streams from a real server, and catches what a model raises."""
+    """JavaScript describes, calls and streams from a real server, and catches what a model
+    raises.
+    """
     net = torch.nn.Linear(3, 2)
 
     def repeat(text: str, *, times: int):

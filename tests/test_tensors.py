@@ -75,7 +75,9 @@ def test_every_torch_dtype(dtype, shape):
 
 
 def test_the_list_covers_torch():
-    """Every dtype of this torch crosses, but for those that are quantised or have fewer than 8 bits."""
+    """Every dtype of this torch crosses, but for those that are quantised or have fewer than 8
+    bits.
+    """
     every = {value for value in vars(torch).values() if isinstance(value, torch.dtype)}
     listed = {getattr(torch, name) for name in TORCH}
     left_out = {str(dtype).removeprefix("torch.") for dtype in every - listed}
@@ -96,7 +98,9 @@ def test_the_list_covers_torch():
     ids=["transposed", "sliced", "expanded", "channels_last", "sliced channels_last"],
 )
 def test_layouts(dtype, layout):
-    """Values do not depend on the layout they are sent in, and channels_last stays channels_last."""
+    """Values do not depend on the layout they are sent in, and channels_last stays
+    channels_last.
+    """
     tensor = layout(random_tensor(dtype, (2, 3, 4, 5)))
     there = there_and_back(tensor)
     assert torch.equal(bits(there), bits(tensor))
@@ -198,7 +202,7 @@ def test_raw_tensors():
     )
     assert tensors.facts(raw) == ("complex32", (2, 1))
     for wrong in [("float33", (1,), b"1234"), ("float32", (2,), b"1234"), ("int8", (-1, -1), b"1")]:
-        with pytest.raises(ValueError, match="RawTensor .*want"):
+        with pytest.raises(ValueError, match=r"RawTensor .*want"):
             RawTensor(*wrong)
 
 
@@ -223,7 +227,7 @@ from maas.wire import decode, encode
 value = decode(sys.stdin.buffer.read(), Limits()).value
 sent = b"".join(encode(Result(value), Limits()))
 told = [[type(a).__module__, type(a).__name__, str(a.dtype), list(a.shape),
-         a.data.hex() if type(a).__name__ == "RawTensor" else np.ascontiguousarray(a).tobytes().hex()]
+         (a.data if type(a).__name__ == "RawTensor" else np.ascontiguousarray(a).tobytes()).hex()]
         for a in value]
 assert not set(hidden) & set(sys.modules)
 print(json.dumps([told, sent.hex()]))
@@ -268,7 +272,9 @@ def test_without_torch():
 
 
 def test_without_torch_and_ml_dtypes():
-    """Without ml_dtypes as well, bfloat16 and float8 are raw, in C order whatever order they came in."""
+    """Without ml_dtypes as well, bfloat16 and float8 are raw, in C order whatever order they came
+    in.
+    """
     told, back = without("torch,ml_dtypes", SENT)
     kinds = [kind for _, kind, *_ in told]
     raw = "RawTensor"

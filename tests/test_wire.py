@@ -43,7 +43,7 @@ CALL = Call("m", "f", (1, torch.ones(2)), {"a": np.ones(3)})
 @pytest.mark.parametrize(
     "message",
     [
-        Result({"a": 1}, Info(where="here", device="cuda:0", batch_size=3, queue_seconds=0.5), b"rng"),
+        Result({"a": 1}, Info(device="cuda:0", batch_size=3, queue_seconds=0.5), b"rng"),
         Failure(ValueError("bad"), b"rng"), Item([1, (2,)]), Item(None),
         End(Info(compute_seconds=math.inf), None), Description({"models": [{"name": "net"}]}),
     ],

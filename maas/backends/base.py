@@ -122,8 +122,11 @@ def describe_method(name: str, function: Callable[..., Any], *, exclusive: bool)
     """What can be told of a function by looking at it."""
     told = declared(function)
     body = inspect.unwrap(function)
+    while isinstance(body, partial):
+        body = inspect.unwrap(body.func)
+        told = declared(body)
     if not inspect.isroutine(body):
-        body = type(function).__call__
+        body = type(body).__call__
         told = declared(body)
     asynchronous = inspect.iscoroutinefunction(body) or inspect.isasyncgenfunction(body)
     if asynchronous and told.stochastic:

@@ -1,23 +1,29 @@
 """`maas describe` and `maas call`: what a model says about itself, and what it answers."""
 
 import argparse
+import contextlib
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import maas
 from maas.backends.base import Method
-from maas.calls import CALL
+from maas.calls import CALL, Context
 from maas.cli import files
+from maas.cli.keys import key_in
 from maas.cli.messages import Mistake, nearest, say
-from maas.cli.serving import key_in
 from maas.executors.base import ModelInfo
 from maas.server import examples, json_form
 
 __all__ = ["asked", "call", "connected", "describe"]
 
 
+_PATIENCE = 60.0
+"""Seconds to wait for a server to say what it serves, where no --timeout says otherwise."""
+
+
 def connected(options: argparse.Namespace) -> Any:
-    """The model at the URL that was given."""
+    """The model at the URL that was given, which has said what it is."""
     settings: dict[str, Any] = {}
     if options.auth:
         settings["auth"] = key_in(options.auth)
@@ -27,9 +33,13 @@ def connected(options: argparse.Namespace) -> Any:
         settings["insecure"] = True
     hint = "" if "://" in options.url else f"; did you mean 'http://{options.url}'?"
     try:
-        return maas.connect(options.url, **settings)
+        model = maas.connect(options.url, **settings)
     except (ValueError, TypeError, OSError) as error:
         raise Mistake(f"{error}{hint}") from error
+    patience = _PATIENCE if options.timeout is None else options.timeout
+    with contextlib.suppress(AttributeError):  # it may have methods only
+        model.executor.method(CALL, Context(deadline=time.monotonic() + patience))
+    return model
 
 
 def asked(model: Any, options: argparse.Namespace) -> tuple[Any, Method]:

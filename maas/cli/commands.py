@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from maas.cli.messages import Mistake, complain, nearest
+from maas.cli.messages import Mistake, complain, nearest, say
 
 __all__ = ["main"]
 
@@ -115,7 +115,8 @@ def _parser() -> _Parser:
 
 class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        parser.exit(0, f"{importlib.import_module('maas.versions').maas_version()}\n")
+        say(importlib.import_module("maas.versions").maas_version())
+        parser.exit(0)
 
 
 # The commands.
@@ -132,12 +133,12 @@ _SERVE_EXAMPLES = """\
 examples:
   maas serve mypkg.models:net                      one model, at http://127.0.0.1:8000/net
   maas serve digits=mypkg.models:net mypkg.text:tokens
-  maas serve models/digits/                        a folder that maas.save() made, or one of such folders
+  maas serve models/digits/                        a folder of maas.save(), or of such folders
   maas serve mypkg.models:net --uds /run/maas.sock for this user's processes alone
   maas serve mypkg.models:net --host 0.0.0.0 --key-file keys.toml --tls-cert c.pem --tls-key k.pem
 
 Modules are looked for in this folder first, as with `python -m`. Ctrl-C finishes the calls in
-flight and ends the server."""  # noqa: E501 - as it stands in a terminal
+flight and ends the server."""
 
 
 def _add_serve(parser: argparse.ArgumentParser) -> None:
@@ -169,6 +170,7 @@ def _add_place(parser: argparse.ArgumentParser) -> None:
     add("--auth", metavar="VARIABLE", help="show the key in this environment variable")
     add("--ca", metavar="PATH", help="trust this certificate authority instead of the usual ones")
     add("--insecure", action="store_true", help="send the key even over unencrypted http")
+    add("--timeout", type=_seconds, metavar="SECONDS", help="wait no longer than this")
 
 
 _DESCRIBE_EXAMPLES = """\
@@ -201,7 +203,6 @@ def _add_call(parser: argparse.ArgumentParser) -> None:
     add("files", nargs="*", metavar="FILE", help=_FILES)
     add("--method", metavar="NAME", help="a method of the model instead of the model itself")
     add("--output", metavar="FILE", help="write the answer to this .npy, .safetensors or .json")
-    add("--timeout", type=_seconds, metavar="SECONDS", help="wait no longer than this")
 
 
 _BENCH_EXAMPLES = """\
@@ -221,7 +222,6 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     add("--method", metavar="NAME", help="a method of the model instead of the model itself")
     add("--concurrency", type=_count, default=1, metavar="N", help="calls at once (1)")
     add("--seconds", type=_seconds, default=5.0, metavar="S", help="how long (5)")
-    add("--timeout", type=_seconds, metavar="SECONDS", help="end when a call takes longer")
     add("--json", action="store_true", help="the figures as JSON")
 
 

@@ -3,13 +3,14 @@
 import argparse
 import hashlib
 import json
+import os
 import re
 import secrets
 
 from maas.cli.messages import Mistake, complain, nearest, say
 from maas.server.guard import GRANTS
 
-__all__ = ["grants", "key"]
+__all__ = ["grants", "key", "key_in"]
 
 
 def key(options: argparse.Namespace) -> int:
@@ -17,10 +18,11 @@ def key(options: argparse.Namespace) -> int:
     if re.fullmatch("[A-Za-z0-9_-]{1,64}", options.name) is None:
         raise Mistake(f"a name is of letters, digits, _ and -; got {options.name!r}")
     text = secrets.token_urlsafe(32)
+    allowed = grants(options.allow) if options.allow else None
     say(f"[{options.name}]")
     say(f'sha256 = "{hashlib.sha256(text.encode()).hexdigest()}"')
-    if options.allow:
-        say(f"allow = {json.dumps(grants(options.allow))}")
+    if allowed:
+        say(f"allow = {json.dumps(allowed)}")
     if options.models:
         say(f"models = {json.dumps([name.strip() for name in options.models.split(',')])}")
     say()
@@ -36,3 +38,15 @@ def grants(text: str) -> list[str]:
             hint = nearest(each, GRANTS)
             raise Mistake(f"no grant {each!r}{hint}; there are: {', '.join(sorted(GRANTS))}")
     return given
+
+
+def key_in(variable: str) -> str:
+    """The key in that environment variable."""
+    key = os.environ.get(variable, "")
+    if not key:
+        # The text itself is not repeated: it may be the key.
+        raise Mistake(
+            "--auth wants the name of an environment variable that holds the key, and none of "
+            "the name given is set; export MAAS_KEY=..., then --auth MAAS_KEY"
+        )
+    return key

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import maas
-from maas.cli.keys import grants
+from maas.cli.keys import grants, key_in
 from maas.cli.messages import Mistake, nearest
 from maas.server.app import Server
 from maas.store.folders import MANIFEST
@@ -63,18 +63,6 @@ def _guarded(options: argparse.Namespace) -> dict[str, Any]:
     if options.allow:
         settings["allow"] = grants(options.allow)
     return settings
-
-
-def key_in(variable: str) -> str:
-    """The key in that environment variable."""
-    key = os.environ.get(variable, "")
-    if not key:
-        # The text itself is not repeated: it may be the key.
-        raise Mistake(
-            "--auth wants the name of an environment variable that holds the key, and there is none "
-            "of the name given; export MAAS_KEY=..., then --auth MAAS_KEY"
-        )
-    return key
 
 
 def _file(path: str | None, option: str) -> str | None:

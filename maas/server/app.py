@@ -106,7 +106,7 @@ def serve(
     insecure: bool = False,
     patience: Patience | None = None,
     block: bool = True,
-) -> Running | None:
+) -> Running:
     """Serve models over HTTP, on this machine only unless told otherwise.
 
     Parameters
@@ -117,7 +117,8 @@ def serve(
     tls_cert, tls_key : files of a certificate chain and its key, to speak TLS.
     insecure : allow a host off loopback without `auth` and TLS.
     patience : deadlines for peers, and how many at once.
-    block : serve until SIGTERM or Ctrl-C; False serves in the background and returns at once.
+    block : serve until SIGTERM or Ctrl-C, and return a server that has stopped; False serves in
+        the background and returns at once.
 
     Raises
     ------
@@ -150,11 +151,11 @@ def serve(
         tls=_tls(tls_cert, tls_key),
         patience=patience,
     )
+    background = Background(runner)
     if block:
         run(runner, on_ready=partial(_announce, server))
-        return None
-    background = Background(runner)
-    background.start()
+    else:
+        background.start()
     return Running(background)
 
 

@@ -127,7 +127,7 @@ def contents(tensor: torch.Tensor, flags: Sequence[str]) -> memoryview:
         # torch warns at every copy of a complex32 tensor; its pairs of halves are plain data.
         plain = torch.view_as_real(plain)
     plain = plain.cpu().contiguous()
-    # Not reshape(-1): a dimension of 1 may have any stride and be contiguous, and keeps that stride.
+    # Not reshape(-1): a contiguous dimension of 1 may have any stride, and keeps it there.
     flat = plain.as_strided((plain.numel(),), (1,))
     return flat.view(torch.uint8).numpy().data
 

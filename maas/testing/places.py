@@ -67,7 +67,7 @@ def _open_here(model: Model[..., Any], _stack: contextlib.ExitStack) -> Model[..
 
 
 def _open_wire(model: Model[..., Any], stack: contextlib.ExitStack) -> Model[..., Any]:
-    return stack.enter_context(connect(Server(model)))
+    return stack.enter_context(connect(Server(model), model=model.name))
 
 
 def _open_asgi(model: Model[..., Any], stack: contextlib.ExitStack) -> Model[..., Any]:

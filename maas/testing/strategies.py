@@ -10,6 +10,7 @@ import dataclasses
 import datetime as dt
 import enum
 import functools
+import importlib
 import importlib.util
 import math
 import struct
@@ -275,8 +276,8 @@ def _numpy_broadcast(array: Any) -> Any:
 
 
 def _torch_tensors(dtype: str | None, shape: Sequence[int] | None) -> st.SearchStrategy[Any]:
-    from maas.testing import torch_layouts
-
+    # By name, as everything of torch's is loaded: only where it is.
+    torch_layouts = importlib.import_module("maas.testing.torch_layouts")
     layouts = list(torch_layouts.SAME)
     if shape is None:
         layouts += torch_layouts.OTHER_SHAPE

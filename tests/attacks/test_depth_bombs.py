@@ -7,7 +7,8 @@ from maas.limits import Limits
 
 WIDE = Limits(depth=10**6, nodes=10**8, header=2**26, memory=2**32)
 LEVELS = {
-    "list": b"\x91", "map": b"\x81\xa1a", "tuple": b"\x81\xa6$tuple\x91", "set": b"\x81\xa4$set\x91",
+    "list": b"\x91", "map": b"\x81\xa1a", "tuple": b"\x81\xa6$tuple\x91",
+    "set": b"\x81\xa4$set\x91",
     "map of pairs": b"\x81\xa4$map\x91\x92\xc0", "slice": b"\x81\xa6$slice\x93\xc0\xc0",
     "exception": b"\x81\xaa$exception\x83\xa5names\x90\xaaattributes\x80\xa4args\x91",
     "cause": b"\x84\xa5names\x90\xaaattributes\x80\xa4args\x90\xa5cause",

@@ -1,4 +1,6 @@
-"""Containers and strings that claim more than they hold, which a decoder allocates ahead of reading."""
+"""Containers and strings that claim more than they hold, which a decoder allocates ahead of
+reading.
+"""
 
 import struct
 
@@ -48,7 +50,8 @@ def lying(wire, header=None, total=None, start=b"\xa4maas\x01\x04\xce"):
 
 @pytest.mark.parametrize(
     "lie",
-    [{"header": 3}, {"header": 2**32 - 1}, {"header": 0}, {"header": 1}, {"total": 0}, {"total": 22},
+    [{"header": 3}, {"header": 2**32 - 1}, {"header": 0}, {"header": 1}, {"total": 0},
+     {"total": 22},
      {"total": 2**64 - 1}, {"total": 2**31}, {"start": b"\xa4maas\x02\x04\xce"},
      {"start": b"\xa4maas\x01\x00\xce"}, {"start": b"\xa4maas\x01\x07\xce"},
      {"start": b"\xa4maas\x01\x04\xcd"}, {"start": b"\xa4mass\x01\x04\xce"}],

@@ -13,7 +13,8 @@ MANY = 10**6
 
 @pytest.mark.parametrize(
     "element",
-    [b"\x80", b"\x90", b"\xc0", b"\xa0", b"\xc4\x00", b"\x00", b"\xcb" + b"\x01" * 8, b"\x81\xa1a\xc0",
+    [b"\x80", b"\x90", b"\xc0", b"\xa0", b"\xc4\x00", b"\x00", b"\xcb" + b"\x01" * 8,
+     b"\x81\xa1a\xc0",
      b"\x81\xa6$tuple\x90", b"\x81\xa4$set\x90", b"\x81\xa4$map\x90", b"\x81\xa9$ellipsis\xc0"],
     ids=["maps", "lists", "nil", "empty strings", "empty bytes", "zeros", "floats", "small maps",
          "tuples", "sets", "typed maps", "ellipses"],
@@ -50,7 +51,9 @@ def test_what_is_accepted_stays_within_its_charge(wire, key, size):
     "text", ["a", "\xe9", "\u4e2d", "\U0001f600", "\ud800", "\U0001f600" + "a" * 50_000]
 )
 def test_text_is_charged_by_its_widest_character(wire, text):
-    """One wide character makes a whole string four times as large, in the header and in a buffer."""
+    """One wide character makes a whole string four times as large, in the header and in a
+    buffer.
+    """
     raw = (text * (100_000 // len(text))).encode("utf-8", "surrogatepass")
     for memory in (2**17, 2**20):
         limits = Limits(memory=memory)

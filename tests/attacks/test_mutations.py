@@ -1,4 +1,5 @@
-"""Mutated messages in a process of its own, so that a crash is a finding and not the end of the tests.
+"""Mutated messages in a process of its own, so that a crash is a finding and not the end of the
+tests.
 
 200,000 frames in every run; ten million with `pytest -m long`. By hand, with a seed of one's own:
 `python tests/attacks/mutations.py --frames 10000000 --seed 7`.

@@ -15,10 +15,13 @@ DATA = bytes(24)
 @pytest.mark.parametrize(
     "shape",
     [
-        [5], [7], [2, 4], [2**32, 2**32], [2**62, 4], [2**63], [2**64 - 1], [0], [0, 2**62], [2**62, 0],
+        [5], [7], [2, 4], [2**32, 2**32], [2**62, 4], [2**63], [2**64 - 1], [0], [0, 2**62],
+        [2**62, 0],
         [-6], [-2, -3], [6, -1], [-1], [6.0], [True, 6], [2, True], [float("nan")], [float("inf")],
-        ["6"], [None], [[6]], [b"6"], 6, None, "6", {"a": 6}, {"$tuple": [6]}, {"$size": [6]}, [6] + [1] * 64,
-        [2**63] * 64, [{"$int": b"\x01" + bytes(4_000)}], [{"$int": b"\x01" + bytes(4_000)}] * 60, [],
+        ["6"], [None], [[6]], [b"6"], 6, None, "6", {"a": 6}, {"$tuple": [6]}, {"$size": [6]},
+        [6] + [1] * 64,
+        [2**63] * 64, [{"$int": b"\x01" + bytes(4_000)}], [{"$int": b"\x01" + bytes(4_000)}] * 60,
+        [],
     ],
     ids=lambda shape: str(shape)[:30],
 )  # fmt: skip
@@ -38,8 +41,9 @@ def test_empty_shapes(wire, tag):
 @pytest.mark.parametrize("tag", ["$tensor", "$array"])
 @pytest.mark.parametrize(
     "dtype",
-    ["float33", "object", "O", "|O", "<f4", "V4", "U1", "datetime64", "M8[s]", "float32,float32", "void", "",
-     "quint8", "float", "torch.float32", "__class__", 4, None, ["float32"], {"a": 1}, b"float32", "float32\x00"],
+    ["float33", "object", "O", "|O", "<f4", "V4", "U1", "datetime64", "M8[s]", "void", "",
+     "float32,float32", "quint8", "float", "torch.float32", "__class__", 4, None, ["float32"],
+     {"a": 1}, b"float32", "float32\x00"],
     ids=str,
 )  # fmt: skip
 def test_dtypes(wire, tag, dtype):
@@ -72,8 +76,10 @@ def test_flags(wire, flags):
 @pytest.mark.parametrize(
     "payload",
     [
-        [0, "float32", [6], ["channels_last"]], [0, "int32", [6], ["grad"]], [0, "float32", [6], ["grad"], 1],
-        [0, "float32"], [], 0, None, "x", [1, "float32", [6]], [-1, "float32", [6]], [0.0, "float32", [6]],
+        [0, "float32", [6], ["channels_last"]], [0, "int32", [6], ["grad"]],
+        [0, "float32", [6], ["grad"], 1],
+        [0, "float32"], [], 0, None, "x", [1, "float32", [6]], [-1, "float32", [6]],
+        [0.0, "float32", [6]],
         [False, "float32", [6]], [None, "float32", [6]], [2**70, "float32", [6]],
     ],
     ids=str,
@@ -94,7 +100,9 @@ def test_numpy_arrays_have_no_flags(wire):
 
 
 def test_each_buffer_is_used_once(wire):
-    """Two values over one buffer would be two names for one memory; a buffer of nobody is a smuggled one."""
+    """Two values over one buffer would be two names for one memory; a buffer of nobody is a
+    smuggled one.
+    """
     one = {"$tensor": [0, "float32", [6]]}
     wire.refused(wire.item([one, one], DATA), match="used before")
     wire.refused(wire.item([one, {"$bytes": 0}], DATA), match="used before")
@@ -118,7 +126,9 @@ def test_payloads_are_kept(wire, dtype):
 @pytest.mark.parametrize("value", [2, 255])
 @pytest.mark.parametrize("tag", ["$tensor", "$array"])
 def test_booleans(wire, tag, value):
-    """A bool array that holds other bytes than 0 and 1 is refused, and the check takes no memory."""
+    """A bool array that holds other bytes than 0 and 1 is refused, and the check takes no
+    memory.
+    """
     raw = bytes(4_000_000) + bytes([value])
     wire.refused(wire.item({tag: [0, "bool", [len(raw)]]}, raw), match="bool")
     wire.refused(wire.item({"$scalar": ["bool", bytes([value])]}))

@@ -11,7 +11,9 @@ from maas.wire import Description, End, Failure, Item, encode, encode_call
 
 LIMITS = Limits()
 MESSAGES = {
-    "call": encode_call(Call("m", "f", (np.ones(3), {"a": (1, b"x" * 300)}), context=Context(key="k")), LIMITS),
+    "call": encode_call(
+        Call("m", "f", (np.ones(3), {"a": (1, b"x" * 300)}), context=Context(key="k")), LIMITS
+    ),
     "result": encode(Result({"a": [1, 2.5]}, Info(), b"rng"), LIMITS),
     "failure": encode(Failure(ValueError("bad")), LIMITS),
     "item": encode(Item(np.arange(20)), LIMITS),
@@ -65,14 +67,20 @@ def test_headers_of_another_shape(wire, header):
     ("kind", "fields"),
     [
         (1, [[], {}]), (1, [{}, {}, {}]), (1, [[], [], {}]), (1, [[], {}, []]), (1, [None, {}, {}]),
-        (1, [{"$tuple": []}, {}, {}]), (1, [[], {"$map": [[1, 2]]}, {}]), (1, [[], {"$ordered": []}, {}]),
-        (1, [[], {}, {"unknown": 1}]), (1, [[], {}, {"$map": [[1, 2]]}]), (1, [[], {}, {"grad": 1}]),
-        (1, [[], {}, {"seed": {"$int": b"\x01" + bytes(4_000)}}]), (1, [[], {}, {"grad": {"$int": b"\x01" + bytes(4_000)}}]),
-        (1, [[], {}, {"deadline": {"$int": b"\x01" + bytes(4_000)}}]), (1, [[], {}, {"deadline": float("nan")}]),
+        (1, [{"$tuple": []}, {}, {}]), (1, [[], {"$map": [[1, 2]]}, {}]),
+        (1, [[], {"$ordered": []}, {}]),
+        (1, [[], {}, {"unknown": 1}]), (1, [[], {}, {"$map": [[1, 2]]}]),
+        (1, [[], {}, {"grad": 1}]),
+        (1, [[], {}, {"seed": {"$int": b"\x01" + bytes(4_000)}}]),
+        (1, [[], {}, {"grad": {"$int": b"\x01" + bytes(4_000)}}]),
+        (1, [[], {}, {"deadline": {"$int": b"\x01" + bytes(4_000)}}]),
+        (1, [[], {}, {"deadline": float("nan")}]),
         (1, [[], {}, {"autocast": [1]}]), (1, [[], {}, {"autocast": [["cpu", "x", 1]]}]),
         (1, [[], {}, {"key": "\x00"}]), (1, [[], {}, {"trace": "a\r\nb"}]),
-        (2, [1, [], None]), (2, [1, ["here", None, 1, 0.0, 0], None]), (2, [1, ["here", None, 1, 0.0, 0.0], "rng"]),
-        (2, [1, [1, None, 1, 0.0, 0.0], None]), (3, [{}, None]), (3, [[], None]), (5, [[], None]), (6, [[]]), (6, [None]),
+        (2, [1, [], None]), (2, [1, ["here", None, 1, 0.0, 0], None]),
+        (2, [1, ["here", None, 1, 0.0, 0.0], "rng"]),
+        (2, [1, [1, None, 1, 0.0, 0.0], None]), (3, [{}, None]), (3, [[], None]), (5, [[], None]),
+        (6, [[]]), (6, [None]),
     ],
     ids=lambda value: str(value)[:40],
 )  # fmt: skip

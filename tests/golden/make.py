@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - a message a line
 """Makes the golden messages of protocol version 1: `python tests/golden/make.py`.
 
 A file that exists is never rewritten: what was once sent must decode for ever.
@@ -49,7 +50,8 @@ MESSAGES = {
     "call-one-tensor": Call("net", "call", (torch.tensor([[1.0, 2.0], [3.0, 4.0]]),), owned=True),
     "call-keywords": Call("net", "encode", ("hello",), {"lower": True}, owned=True),
     "call-context": Call("net", "call", (1,), owned=True, context=Context(
-        grad=False, training=True, autocast=(Autocast("cpu", "bfloat16", True),), seed=7, rng=b"\x01\x02",
+        grad=False, training=True, autocast=(Autocast("cpu", "bfloat16", True),), seed=7,
+        rng=b"\x01\x02",
         key="3f2a", priority=-1, trace="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")),
     "result-one-tensor": Result(torch.tensor([0.5, -0.0]), Info(where="here", device="cpu", batch_size=2, queue_seconds=0.25, compute_seconds=0.5)),
     "result-rng": Result(None, rng=b"\x00\xff"),

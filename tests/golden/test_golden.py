@@ -20,7 +20,9 @@ _SPEC.loader.exec_module(make)
     "path", sorted((HERE / "v1").glob("*.msgpack")), ids=lambda path: path.stem
 )
 def test_golden_messages_decode(path):
-    """A golden message decodes to the value it was made from, and that encodes to the same bytes."""
+    """A golden message decodes to the value it was made from, and that encodes to the same
+    bytes.
+    """
     message = make.MESSAGES[path.stem]
     data = path.read_bytes()
     found = decode(data, Limits(), model="net", method=getattr(message, "method", ""))
@@ -41,7 +43,9 @@ def test_the_page_shows_golden_messages():
     """The bytes on the page about the wire format are those of the golden messages."""
     shown = {}
     for names, block in re.findall(
-        r"^(`[^\n]*\.msgpack`[^\n]*)\n\n```text\n(.*?)```", PAGE.read_text(), re.MULTILINE | re.DOTALL
+        r"^(`[^\n]*\.msgpack`[^\n]*)\n\n```text\n(.*?)```",
+        PAGE.read_text(),
+        re.MULTILINE | re.DOTALL,
     ):
         words = (
             re.match(r"(?:[0-9a-f]{2} )*[0-9a-f]{2}(?= |$)", line.strip())

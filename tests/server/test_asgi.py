@@ -178,9 +178,11 @@ def test_server_is_an_app_by_itself():
 
 def test_no_lifespan_is_needed():
     """A server that never hears of its start answers all the same, as a mounted one must."""
-    with hosted(mounted(maas.Server(upper)), lifespan="off") as url:
-        with maas.connect(f"{url}/models/upper") as model:
-            assert model("a") == "A"
+    with (
+        hosted(mounted(maas.Server(upper)), lifespan="off") as url,
+        maas.connect(f"{url}/models/upper") as model,
+    ):
+        assert model("a") == "A"
 
 
 def test_websocket_is_declined():
