@@ -7,7 +7,7 @@ because arrays are writable, and that is compared with the copy alone, into fres
 
 from functools import partial
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 import torch
 
 from benchmarks.comparison import Bound, Report

@@ -15,8 +15,7 @@ __all__ = ["built_in"]
 
 @functools.cache
 def built_in(name: str) -> Callable[..., Any] | None:
-    """The function behind `model.<name>`, or None; entry points are read at the first unknown
-    name."""
+    """The function behind `model.<name>`, or None; what is installed is read at the first."""
     found: Callable[..., Any] | None = importlib.import_module("maas.entry_points").load(
         "maas.methods", name
     )

@@ -8,7 +8,7 @@ import uuid
 from typing import Any
 
 import ml_dtypes
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 import numpy as np
 import pytest
 import torch
