@@ -114,15 +114,12 @@ class Hostile:
     def _say(self, sock):
         parts = self._attack() if callable(self._attack) else [self._attack]
         for part in parts:
-            if part is PAUSE:
-                self._ended.wait(0.01)
-                continue
+            if self._ended.wait(0.01 if part is PAUSE else 0.0):
+                return
             view = memoryview(part)
             while view and not self._ended.is_set():
                 with contextlib.suppress(TimeoutError):
                     view = view[sock.send(view) :]
-            if self._ended.is_set():
-                return
 
     def _head(self, sock):
         """The head of the next request; its small body is left in what follows."""
