@@ -20,7 +20,7 @@ import attrs
 from maas import ambient
 from maas.backends.base import backend_for
 from maas.batches import Mapped
-from maas.calls import CALL, Call, Context
+from maas.calls import AMBIENT, CALL, Call, Context
 from maas.errors import Unsupported
 from maas.executors.base import Executor, Job, ModelInfo, Stream, executor_for, no_method
 from maas.methods import built_in
@@ -255,7 +255,12 @@ class Model(Asked[P, R]):
     @property
     def info(self) -> ModelInfo:
         """Methods, versions, device and limits; asks a remote model at the first use."""
-        return self._executor.describe()
+        return self._executor.describe(self._waiting())
+
+    def _waiting(self) -> Context:
+        """For what asks the server and not the model: no context but the deadline."""
+        timeout = self._options.timeout
+        return AMBIENT if timeout is None else Context(deadline=time.monotonic() + timeout)
 
     def describe(self) -> dict[str, Any]:
         """All of `info` as plain data, a torch module's layers with their parameters included."""

@@ -281,7 +281,7 @@ class Executor(Protocol):
         A remote model may have to be asked, within the deadline of the context.
         """
 
-    def describe(self) -> ModelInfo:
+    def describe(self, context: Context = AMBIENT) -> ModelInfo:
         """What the model says about itself; a remote one is asked at the first use."""
 
     def run(self, call: Call) -> Result:

@@ -82,7 +82,7 @@ class LocalExecutor:
         """What runs the target."""
         return self._backend
 
-    def describe(self) -> ModelInfo:
+    def describe(self, _context: Context = AMBIENT) -> ModelInfo:
         """What the model says about itself."""
         return ModelInfo(
             name=self.name,

@@ -67,6 +67,8 @@ _BY_STATUS: dict[int, type[Error]] = {
     )
 } | {408: DeadlineExceeded, 504: DeadlineExceeded}
 _READY_PAUSE = 0.05
+_INTRODUCTION = 30.0
+"""Seconds for a server to describe itself where nobody set a deadline; no model runs for that."""
 _COME_BACK: dict[int, type[Overloaded] | type[NotReady]] = {429: Overloaded, 503: NotReady}
 
 
@@ -309,14 +311,14 @@ class RemoteExecutor:
 
     # What users ask.
 
-    def describe(self) -> ModelInfo:
+    def describe(self, context: Context = AMBIENT) -> ModelInfo:
         """What the server says about the model; asked once."""
-        return self._known().info
+        return self._known(context).info
 
     def _known(self, context: Context = AMBIENT) -> _Place:
         place = self._place
         if place is None:
-            place = self._here(self._introduced(context), context.deadline)
+            place = self._here(self._introduced(context), _patience(context))
         return place
 
     def method(self, name: str, context: Context = AMBIENT) -> Method:
@@ -385,8 +387,12 @@ class RemoteExecutor:
             # One at a time and in order: draws of the first calls keep the order of their
             # submission.
             self._negotiating = self._negotiating or asyncio.Lock()
-            async with self._negotiating:
-                await self._there(self._introduced(context), context.deadline)
+            until = _patience(context)
+            try:
+                async with asyncio.timeout(until - time.monotonic()), self._negotiating:
+                    await self._there(self._introduced(context), until)
+            except TimeoutError as error:
+                raise late(self.name) from error
 
     def _one_thread(self) -> concurrent.futures.ThreadPoolExecutor:
         self._serial = self._serial or concurrent.futures.ThreadPoolExecutor(
@@ -523,6 +529,11 @@ class _RemoteStream(Stream[Any]):
         if self._reply is not None and not self._ended:
             with contextlib.suppress(Exception):
                 self._stop()
+
+
+def _patience(context: Context) -> float:
+    """Until when a server may take to describe itself."""
+    return time.monotonic() + _INTRODUCTION if context.deadline is None else context.deadline
 
 
 def _body(reply: Response) -> Buffer:

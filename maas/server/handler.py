@@ -148,7 +148,7 @@ class Handler:
         self._seen(caller, model)
         content = (header(head.headers, "content-type") or "").partition(";")[0].strip().lower()
         if content not in _MSGPACK and content != JSON:
-            raise _UnknownContent(
+            raise UnknownContent(
                 f"content type {content!r:.60}; this server reads {MSGPACK} and {JSON}"
             )
         if self._draining:
@@ -171,7 +171,7 @@ class Handler:
         host = (_only(head, "host") or "").lower()
         name = host.rpartition(":")[0] if re.search(r":\d+$", host) else host
         if name not in self.hosts:
-            raise _Misdirected(
+            raise Misdirected(
                 f"this server answers for {', '.join(sorted(self.hosts))}, "
                 f"not for the host {name!r:.80}"
             )
@@ -329,12 +329,12 @@ class Handler:
 # Parts.
 
 
-class _UnknownContent(CodecError):
+class UnknownContent(CodecError):
     code = "content-type"
     status = 415
 
 
-class _Misdirected(Error):
+class Misdirected(Error):
     code = "misdirected"
     status = 421
 

@@ -6,7 +6,7 @@ import attrs
 import pytest
 
 import maas
-from maas.calls import Call, Result
+from maas.calls import AMBIENT, Call, Context, Result
 from maas.executors.base import Executor, ModelInfo
 from maas.testing import ExecutorConformance
 
@@ -25,8 +25,8 @@ class Counting:
         self.ready = inner.ready
         self.close = inner.close
 
-    def describe(self) -> ModelInfo:
-        return attrs.evolve(self._inner.describe(), where=self.where)
+    def describe(self, context: Context = AMBIENT) -> ModelInfo:
+        return attrs.evolve(self._inner.describe(context), where=self.where)
 
     def run(self, call: Call) -> Result:
         self.calls += 1
