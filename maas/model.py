@@ -22,7 +22,7 @@ from maas.backends.base import backend_for
 from maas.batches import Mapped
 from maas.calls import AMBIENT, CALL, Call, Context
 from maas.errors import Unsupported
-from maas.executors.base import Executor, Job, ModelInfo, Stream, executor_for, no_method
+from maas.executors.base import NAME, Executor, Job, ModelInfo, Stream, executor_for, no_method
 from maas.methods import built_in
 from maas.options import DEFAULTS, Options
 from maas.signature import Signature
@@ -32,9 +32,6 @@ __all__ = ["Asked", "Model", "connect", "model_name"]
 P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S")
-
-NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
-"""What a model may be called: the name is part of an address."""
 
 
 def model_name(target: Any) -> str:

@@ -7,6 +7,7 @@ front of any of them, and a test executor is twenty lines. What users hold on to
 
 import concurrent.futures
 import importlib
+import re
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping
@@ -22,6 +23,7 @@ from maas.wire import Failure
 
 __all__ = [
     "END",
+    "NAME",
     "Executor",
     "Job",
     "ModelInfo",
@@ -34,6 +36,9 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+"""What a model may be called: the name is part of an address."""
 
 
 @attrs.frozen(kw_only=True)

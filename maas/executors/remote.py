@@ -37,7 +37,7 @@ from maas.errors import (
     Unsupported,
     VersionMismatch,
 )
-from maas.executors.base import END, Job, ModelInfo, Stream, finish, late, no_method
+from maas.executors.base import END, NAME, Job, ModelInfo, Stream, finish, late, no_method
 from maas.executors.retries import Attempts, Budget
 from maas.http import MSGPACK, Buffer, Headers, Request, Response, header
 from maas.limits import Limits
@@ -193,6 +193,8 @@ class RemoteExecutor:
                 )
             (model,) = models
             address = f"{self._path}/{model}"
+        if NAME.fullmatch(model) is None:
+            raise ProtocolError(f"{self.where} calls its model {model!r:.80}", answered=True)
         info = ModelInfo.from_data(models.get(model), self.where)
         self._check_expected(info)
         self.name = model

@@ -35,10 +35,10 @@ from maas.errors import (
     NotReady,
     Unsupported,
 )
-from maas.executors.base import ModelInfo, in_loop, late
+from maas.executors.base import NAME, ModelInfo, in_loop, late
 from maas.http import MSGPACK, Headers, Response, header
 from maas.limits import Limits
-from maas.model import NAME, Model
+from maas.model import Model
 from maas.server import json_form, page
 from maas.server.forms import JSON, Form, Packed, Plain, Route, json_response, problem
 from maas.server.front import Admission, Head

@@ -13,8 +13,9 @@ from typing import Any
 
 from maas.calls import CALL
 from maas.errors import CodecError, Unsupported
+from maas.executors.base import NAME
 from maas.executors.local import LocalExecutor
-from maas.model import NAME, Model
+from maas.model import Model
 from maas.store import folders
 from maas.store.manifest import Manifest
 from maas.versions import versions
