@@ -13,7 +13,9 @@ import torch
 from benchmarks.comparison import Bound, Report
 from maas.calls import Call, Result
 from maas.limits import Limits
-from maas.wire import PREFIX, decode, encode, encode_call, read_prefix
+from maas.tensors import restore
+from maas.values import Unpacker
+from maas.wire import PREFIX, charge, decode, encode, encode_call, read_prefix, unpack_header
 
 LIMITS = Limits(body=2**30)
 
@@ -69,13 +71,23 @@ def decoding(report: Report) -> None:
 
 
 def header(report: Report) -> None:
-    """The whole of decoding but for the memory of the tensor, charges included."""
+    """What a stranger's header costs, limits charged, without the tensor that it describes."""
     data = bytearray(b"".join(encode_call(call_with(4 * 2**10), LIMITS)))
-    start = read_prefix(data, LIMITS)
-    packed = bytes(data[PREFIX : PREFIX + start.header])
-    report.time("decoding a call with one tensor", lambda: decode(data, LIMITS), Bound(most=6.0))
+    packed = bytes(data[PREFIX : PREFIX + read_prefix(data, LIMITS).header])
+    tensor = memoryview(bytearray(4 * 2**10))
+
+    def charged() -> None:
+        charge(packed, LIMITS)
+        unpack_header(packed, Unpacker([tensor], LIMITS))
+
+    report.excess(
+        "decoding the header of a one-tensor call: us",
+        charged,
+        lambda: restore("$tensor", "float32", [2**10], (), tensor),
+        Bound(most=6.0),
+    )
     report.compare(
-        "decoding a call over msgpack alone",
+        "decoding that message over msgpack alone",
         lambda: decode(data, LIMITS),
         lambda: msgpack.unpackb(packed),
     )

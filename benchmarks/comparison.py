@@ -7,6 +7,7 @@ Absolute times are shown to make the ratio imaginable; they belong to this machi
 
 import argparse
 import math
+import operator
 import statistics
 import sys
 import time
@@ -111,13 +112,13 @@ class Report:
         )
         self._line([what, ours_time, peer_time, f"{low:.2f}-{high:.2f}"], ratio, bound)
 
-    def time(self, what: str, ours: Way, bound: Bound, *, rounds: int = 100) -> None:
-        """One line of a time that is bounded in itself, in microseconds: the median."""
-        ours()
-        number = 1 if self.quick else _number(ours, ours)
-        seconds = [_seconds(ours, number) for _ in range(2 if self.quick else rounds)]
-        median = statistics.median(seconds)
-        self._line([what, _time(median), f"min {_time(min(seconds))}", ""], median * 1e6, bound)
+    def excess(self, what: str, whole: Way, part: Way, bound: Bound, *, rounds: int = 100) -> None:
+        """One line of a time that is bounded in itself, in microseconds: the whole less a part."""
+        number = 1 if self.quick else _number(whole, part)
+        done = compared(whole, part, rounds=2 if self.quick else rounds, number=number)
+        extra = statistics.median(map(operator.sub, done.ours, done.peers))
+        whole_time, part_time = map(_time, map(statistics.median, (done.ours, done.peers)))
+        self._line([what, whole_time, part_time, ""], extra * 1e6, bound)
 
     def quantity(self, what: str, ours: float, beside: str, bound: Bound) -> None:
         """One line of a quantity that is bounded in itself, with another one beside it."""

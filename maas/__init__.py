@@ -4,9 +4,8 @@
 Names are resolved at their first use, so that `import maas` costs nothing.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
+# Not from typing, and no importlib: these two took 33 of the 39 ms of `import maas`.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from maas import testing as testing
     from maas.backends.base import method as method
@@ -87,17 +86,21 @@ _NAMES |= dict.fromkeys(_ERRORS, "maas.errors")
 __all__ = [*_NAMES, "testing"]  # noqa: PLE0604 - all are strings
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name == "testing":
-        return importlib.import_module("maas.testing")
+        return _imported("maas.testing")
     if name == "__version__":
-        return importlib.import_module("maas.versions").maas_version()
+        return _imported("maas.versions").maas_version()
     module = _NAMES.get(name)
     if module is None:
         raise AttributeError(f"module 'maas' has no attribute {name!r}", name=name)
-    value = getattr(importlib.import_module(module), name)
+    value = getattr(_imported(module), name)
     globals()[name] = value
     return value
+
+
+def _imported(module: str):  # type: ignore[no-untyped-def]  # noqa: ANN202 - Any is in typing
+    return __import__(module, fromlist=["*"])
 
 
 def __dir__() -> list[str]:

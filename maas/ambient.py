@@ -15,7 +15,7 @@ from typing import Any
 
 import attrs
 
-from maas.calls import AMBIENT, Autocast, Context
+from maas.calls import AMBIENT, NO_GRAD, Autocast, Context
 from maas.errors import CodecError
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "set_generator_state",
     "stepwise",
     "stochastic",
+    "take_back",
 ]
 
 GENERATOR = threading.RLock()
@@ -56,10 +57,7 @@ def captured() -> Context:
         return AMBIENT
     if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
         return Context(grad=torch.is_grad_enabled(), autocast=_autocast(torch))
-    return AMBIENT if torch.is_grad_enabled() else _NO_GRAD
-
-
-_NO_GRAD = Context(grad=False)
+    return AMBIENT if torch.is_grad_enabled() else NO_GRAD
 
 
 def _autocast(torch: Any) -> tuple[Autocast, ...]:
@@ -134,6 +132,12 @@ def set_generator_state(state: bytes) -> None:
         torch.set_rng_state(torch.frombuffer(bytearray(state), dtype=torch.uint8))
     except (RuntimeError, ValueError) as error:
         raise CodecError(f"not a state of torch's CPU generator: {error!s:.120}") from None
+
+
+def take_back(state: bytes | None) -> None:
+    """Advances this process's generator to where a model elsewhere left it, if it drew."""
+    if state is not None:
+        set_generator_state(state)
 
 
 @attrs.define

@@ -6,20 +6,14 @@ plain values (`values.py`); how they become bytes is `wire.py`.
 
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import attrs
 
-if TYPE_CHECKING:
-    from attrs import frozen
-else:
-    # A frozen record sets each field through `object.__setattr__`, at three times the cost.
-    # Type checkers hold these frozen, and every call makes two of them.
-    frozen = attrs.define
-
 from maas.errors import DeadlineExceeded
+from maas.records import frozen
 
-__all__ = ["AMBIENT", "CALL", "Autocast", "Call", "Context", "Info", "Result"]
+__all__ = ["AMBIENT", "CALL", "NO_GRAD", "Autocast", "Call", "Context", "Info", "Result"]
 
 
 @attrs.frozen
@@ -81,6 +75,9 @@ class Context:
 AMBIENT = Context()
 """The context of a caller who set nothing: torch's defaults, no deadline."""
 
+NO_GRAD = Context(grad=False)
+"""The same under `torch.no_grad()`."""
+
 
 CALL = "__call__"
 """The method that `model(x)` asks for."""
@@ -102,7 +99,7 @@ class Call:
     owned: bool = False
 
 
-@attrs.frozen(kw_only=True)
+@frozen
 class Info:
     """Facts about how an answer came to be.
 
@@ -120,6 +117,10 @@ class Info:
     batch_size: int = 1
     queue_seconds: float = 0.0
     compute_seconds: float = 0.0
+
+    def seen_from(self, where: str) -> "Info":
+        """The same facts, told by someone for whom the model ran at `where`."""
+        return Info(where, self.device, self.batch_size, self.queue_seconds, self.compute_seconds)
 
 
 @frozen

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 
 import attrs
 
+from maas.records import frozen
+
 __all__ = ["MSGPACK", "PROBLEM", "Buffer", "Headers", "Request", "Response", "header"]
 
 Buffer = bytes | bytearray | memoryview
@@ -16,7 +18,7 @@ MSGPACK = "application/vnd.msgpack"
 PROBLEM = "application/problem+json"
 
 
-@attrs.frozen
+@frozen
 class Request:
     """A request: `target` as on the request line, header names in lower case.
 
@@ -29,7 +31,7 @@ class Request:
     body: Sequence[Buffer] = ()
 
 
-@attrs.frozen
+@frozen
 class Response:
     """A reply: `body` is all there is, or an asynchronous iterator of frames.
 

@@ -6,7 +6,7 @@ Both directions check alike, so that what one side sends the other takes.
 import time
 from typing import Any
 
-from maas.calls import AMBIENT, Autocast, Context, Info
+from maas.calls import AMBIENT, NO_GRAD, Autocast, Context, Info
 from maas.errors import CodecError
 from maas.kinds import brief
 
@@ -23,6 +23,7 @@ _CONTEXT: dict[str, tuple[type, ...]] = {
     "autocast": (list,),
     "deadline": (float, int),
 }
+_NO_GRAD = {"grad": False}
 _MAX_KEY = 256
 _MAX_RNG = 8_192
 """torch's CPU generator takes 5,056 bytes."""
@@ -34,6 +35,8 @@ def context_data(context: Context) -> dict[str, Any]:
     """The fields that differ from `AMBIENT`; the deadline as remaining seconds."""
     if context is AMBIENT:
         return {}
+    if context is NO_GRAD:
+        return {"grad": False}
     data: dict[str, Any] = {
         field: value
         for field in ("grad", "training", "seed", "rng", "key", "priority", "trace")
@@ -84,6 +87,8 @@ def read_context(data: dict[str, Any]) -> Context:
     """The context that a stranger's fields describe; raises `CodecError` for any that are none."""
     if not data:
         return AMBIENT
+    if data == _NO_GRAD:
+        return NO_GRAD
     for name, value in data.items():
         _check_context(name, value)
     fields = dict(data)
@@ -104,17 +109,10 @@ def read_info(fields: list[Any]) -> Info:
     """The facts that a stranger's fields describe; raises `CodecError` for any that are none."""
     if [type(field) for field in fields] not in _INFO:
         raise CodecError("info is [where, device, batch size, queue seconds, compute seconds]")
-    where, device, batch_size, queue_seconds, compute_seconds = fields
-    return Info(
-        where=where,
-        device=device,
-        batch_size=batch_size,
-        queue_seconds=queue_seconds,
-        compute_seconds=compute_seconds,
-    )
+    return Info(*fields)
 
 
-_INFO = ([str, str, int, float, float], [str, type(None), int, float, float])
+_INFO = ([str, type(None), int, float, float], [str, str, int, float, float])
 
 
 def info_data(info: Info) -> list[Any]:

@@ -20,7 +20,6 @@ import struct
 from collections.abc import Sequence
 from typing import Any
 
-import attrs
 import msgpack
 
 from maas import failures
@@ -29,6 +28,7 @@ from maas.charging import charge
 from maas.errors import CodecError, LimitExceeded
 from maas.http import Buffer
 from maas.limits import Limits
+from maas.records import frozen
 from maas.surroundings import context_data, info_data, read_context, read_info
 from maas.values import Packer, Path, Unpacker, brief
 
@@ -47,6 +47,7 @@ __all__ = [
     "encode",
     "encode_call",
     "read_prefix",
+    "unpack_header",
 ]
 
 VERSION = 1
@@ -71,7 +72,10 @@ class Kind(enum.IntEnum):
     DESCRIPTION = 6
 
 
-@attrs.frozen
+_KINDS = {kind.value: kind for kind in Kind}
+
+
+@frozen
 class Failure:
     """A call that raised; `rng` as in `Result`."""
 
@@ -79,14 +83,14 @@ class Failure:
     rng: bytes | None = None
 
 
-@attrs.frozen
+@frozen
 class Item:
     """One item of a stream."""
 
     value: Any
 
 
-@attrs.frozen
+@frozen
 class End:
     """The explicit end of a stream: without it, the stream was cut."""
 
@@ -94,7 +98,7 @@ class End:
     rng: bytes | None = None
 
 
-@attrs.frozen
+@frozen
 class Description:
     """What a server says about itself and its models, as plain data."""
 
@@ -209,7 +213,7 @@ def _chunks(buffer: Buffer) -> Sequence[Buffer]:
 # Decoding.
 
 
-@attrs.frozen
+@frozen
 class Prefix:
     """The fixed start of a message: enough to receive and to refuse the rest."""
 
@@ -233,7 +237,8 @@ def read_prefix(data: Buffer, limits: Limits) -> Prefix:
         raise CodecError("not a maas message: it does not begin with the string 'maas'")
     if version != VERSION:
         raise CodecError(f"a message of version {version}; this side speaks {VERSION}")
-    if (mark, long_mark) != (0xCE, 0xCF) or not Kind.CALL <= kind <= Kind.DESCRIPTION:
+    known = _KINDS.get(kind)
+    if mark != 0xCE or long_mark != 0xCF or known is None:
         raise CodecError(
             "a broken prefix: after 'maas' come version, kind, "
             "header length (uint32) and total (uint64)"
@@ -246,7 +251,7 @@ def read_prefix(data: Buffer, limits: Limits) -> Prefix:
         raise LimitExceeded(f"a message of {total} bytes; Limits(body={limits.body}) allow no more")
     if PREFIX + header > total:
         raise CodecError(f"a header of {header} bytes does not fit a message of {total}")
-    return Prefix(Kind(kind), header, total)
+    return Prefix(known, header, total)
 
 
 def decode(data: Buffer, limits: Limits, *, model: str = "", method: str = "") -> Call | Message:
@@ -268,10 +273,10 @@ def decode(data: Buffer, limits: Limits, *, model: str = "", method: str = "") -
     if view.readonly and prefix.total > PREFIX + prefix.header:
         view = memoryview(bytearray(view))
     header = view[PREFIX : PREFIX + prefix.header]
-    charge(header, limits)
     unpacker = Unpacker(_buffers(view, PREFIX + prefix.header, limits), limits)
+    charge(header, limits)
     try:
-        message = _read(prefix.kind, _unpack(header, unpacker), model, method)
+        message = _read(prefix.kind, unpack_header(header, unpacker), model, method)
     except CodecError:
         raise
     except Exception as error:  # noqa: BLE001 - msgpack raises a dozen kinds, RecursionError among them
@@ -281,7 +286,8 @@ def decode(data: Buffer, limits: Limits, *, model: str = "", method: str = "") -
     return message
 
 
-def _unpack(header: Buffer, unpacker: Unpacker) -> Any:
+def unpack_header(header: Buffer, unpacker: Unpacker) -> Any:
+    """The values of a charged header, over the buffers that the unpacker holds."""
     size = len(header)
     return msgpack.unpackb(
         header,
@@ -330,22 +336,26 @@ def _buffers(view: memoryview, position: int, limits: Limits) -> list[memoryview
     return found
 
 
-def _read(kind: Kind, fields: Any, model: str, method: str) -> Call | Message:
+def _check_fields(kind: Kind, fields: Any) -> None:
     wanted = _SHAPES[kind]
     if type(fields) is not list or len(fields) != len(wanted):
         raise CodecError(
             f"the header of a {kind.name.lower()} message is an array of {len(wanted)} fields"
         )
-    if not all(
-        types is None or type(field) in types for field, types in zip(fields, wanted, strict=True)
-    ):
-        raise CodecError(
-            f"the header of a {kind.name.lower()} message has fields of the wrong type"
-        )
+    for field, types in zip(fields, wanted, strict=True):
+        if types is not None and type(field) not in types:
+            raise CodecError(
+                f"the header of a {kind.name.lower()} message has fields of the wrong type"
+            )
+
+
+def _read(kind: Kind, fields: Any, model: str, method: str) -> Call | Message:
+    _check_fields(kind, fields)
     if kind is Kind.CALL:
         args, kwargs, context = fields
-        if not all(type(name) is str for name in kwargs):
-            raise CodecError("a call holds an argument whose name is no string")
+        for name in kwargs:
+            if type(name) is not str:
+                raise CodecError("a call holds an argument whose name is no string")
         return Call(model, method, tuple(args), kwargs, read_context(context), owned=True)
     if kind is Kind.RESULT:
         return Result(fields[0], read_info(fields[1]), fields[2])

@@ -19,7 +19,7 @@ import pytest
 MAAS = Path(__file__).parents[1] / "maas"
 
 STREET = [
-    "errors", "limits", "http", "calls",
+    "errors", "limits", "records", "http", "calls",
     "tensors", "charging", "kinds", "leaves", "dates", "registry", "values",
     "exception_classes", "failures", "surroundings", "wire",
     "schema", "hints", "parameters", "signature", "options", "ambient", "loops", "versions",

@@ -10,7 +10,6 @@ versions of anything. The first use learns what the server offers; the same
 import asyncio
 import concurrent.futures
 import contextlib
-import json
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -22,29 +21,24 @@ from maas import ambient, wire
 from maas.backends.base import Method
 from maas.calls import AMBIENT, CALL, Call, Context, Result
 from maas.errors import (
-    CodecError,
     DeadlineExceeded,
-    Error,
-    Forbidden,
-    LimitExceeded,
-    NotFound,
     NotReady,
     Overloaded,
     ProtocolError,
     SignatureError,
     TransportError,
-    Unauthenticated,
     Unsupported,
-    VersionMismatch,
 )
-from maas.executors.base import END, NAME, Job, ModelInfo, Stream, finish, late, no_method
+from maas.executors.base import Job, ModelInfo, Stream, finish, late, no_method
+from maas.executors.places import Place, body_of, check_expected, learned, problem
+from maas.executors.remote_streams import RemoteStream
 from maas.executors.retries import Attempts, Budget
-from maas.http import MSGPACK, Buffer, Headers, Request, Response, header
+from maas.http import MSGPACK, Headers, Request, Response, header
 from maas.limits import Limits
 from maas.loops import Home, run
 from maas.signature import Signature
 from maas.transports.base import StreamedResponse, Transport
-from maas.wire import Description, End, Failure, Item
+from maas.wire import End, Failure, Item
 
 __all__ = ["RemoteExecutor"]
 
@@ -54,31 +48,9 @@ _DRAWING = threading.Lock()
 """Held while torch's generator is on its way to a server and back: nobody may draw from it
 twice."""
 
-_BY_STATUS: dict[int, type[Error]] = {
-    kind.status: kind
-    for kind in (
-        CodecError,
-        Unauthenticated,
-        Forbidden,
-        NotFound,
-        LimitExceeded,
-        SignatureError,
-        Unsupported,
-    )
-} | {408: DeadlineExceeded, 504: DeadlineExceeded}
 _READY_PAUSE = 0.05
 _INTRODUCTION = 30.0
 """Seconds for a server to describe itself where nobody set a deadline; no model runs for that."""
-_COME_BACK: dict[int, type[Overloaded] | type[NotReady]] = {429: Overloaded, 503: NotReady}
-
-
-@attrs.frozen
-class _Place:
-    """What the first use learned: where calls go, and what they may be."""
-
-    address: str
-    info: ModelInfo
-    limits: Limits
 
 
 class RemoteExecutor:
@@ -112,7 +84,7 @@ class RemoteExecutor:
         self._call_headers: Headers = (*self._ask_headers, ("content-type", MSGPACK))
         self._budget = Budget()
         self._home = Home()
-        self._place: _Place | None = None
+        self._place: Place | None = None
         self._digest: str | None = None
         self._expected: tuple[Signature, str] | None = None
         self._negotiating: asyncio.Lock | None = None
@@ -133,7 +105,7 @@ class RemoteExecutor:
             )
         )
 
-    def _runs_twice_as_once(self, place: _Place, method: Method, call: Call) -> bool:
+    def _runs_twice_as_once(self, place: Place, method: Method, call: Call) -> bool:
         own, asked = place.info.training, call.context.training
         training = own if asked is None else asked
         return method.pure and not method.stochastic and not training
@@ -167,60 +139,20 @@ class RemoteExecutor:
         message = yield from self._attempted(
             lambda: request, self._message, context, repeatable=True
         )
-        self._place = self._learn(message)
+        self._place = learned(
+            message, self._path, self.where, limits=self._limits, expected=self._expected
+        )
+        self.name = self._place.model
         return self._place
 
-    def _learn(self, message: Any) -> _Place:
-        if isinstance(message, Failure):
-            raise message.error
-        if not isinstance(message, Description):
-            raise ProtocolError(f"{self.where} does not describe itself", answered=True)
-        data = message.data
-        _check_protocol(data.get("protocol"), self.where)
-        models, model = data.get("models"), data.get("model")
-        if (
-            type(models) is not dict
-            or type(model) is not str
-            or not all(type(name) is str for name in models)
-        ):
-            raise ProtocolError(f"{self.where} describes itself without models", answered=True)
-        address = self._path
-        if not model:
-            if len(models) != 1:
-                raise NotFound(
-                    f"{self.where} serves {len(models)} models; "
-                    f"connect to one: {', '.join(sorted(models))}"
-                )
-            (model,) = models
-            address = f"{self._path}/{model}"
-        if NAME.fullmatch(model) is None:
-            raise ProtocolError(f"{self.where} calls its model {model!r:.80}", answered=True)
-        info = ModelInfo.from_data(models.get(model), self.where)
-        self._check_expected(info)
-        self.name = model
-        return _Place(address, info, _smaller(self._limits, info.limits))
-
-    def _check_expected(self, info: ModelInfo) -> None:
-        if self._expected is None:
-            return
-        signature, name = self._expected
-        there = info.methods.get(CALL)
-        differences = (
-            ["it cannot be called itself"]
-            if there is None
-            else signature.difference(there.signature)
-        )
-        if differences:
-            raise SignatureError(f"{self.where} is not like {name}(): {'; '.join(differences)}")
-
-    def _checked(self, place: _Place, call: Call) -> Method:
+    def _checked(self, place: Place, call: Call) -> Method:
         method = place.info.methods.get(call.method)
         if method is None:
             raise no_method(self.name, call.method, place.info.methods)
         method.signature.check(call.args, call.kwargs, method.label)
         return method
 
-    def _request(self, place: _Place, call: Call) -> Request:
+    def _request(self, place: Place, call: Call) -> Request:
         address = place.address if call.method == CALL else f"{place.address}/{call.method}"
         return Request("POST", address, self._call_headers, wire.encode_call(call, place.limits))
 
@@ -229,7 +161,7 @@ class RemoteExecutor:
         if not isinstance(message, Result | Failure):
             raise ProtocolError(f"{self.where} answered a call with something else", answered=True)
         if isinstance(message, Result):
-            return attrs.evolve(message, info=attrs.evolve(message.info, where=self.where))
+            return Result(message.value, message.info.seen_from(self.where), message.rng)
         return message
 
     def _message(self, reply: Response | None) -> Any:
@@ -237,8 +169,8 @@ class RemoteExecutor:
         self._notice(header(reply.headers, "maas-digest"))
         content = (header(reply.headers, "content-type") or "").partition(";")[0]
         if content == MSGPACK:
-            return wire.decode(_body(reply), self._limits)
-        return Failure(self._problem(reply))
+            return wire.decode(body_of(reply), self._limits)
+        return Failure(problem(reply, self.where))
 
     def _notice(self, digest: str | None) -> None:
         if digest is not None and digest != self._digest:
@@ -246,21 +178,6 @@ class RemoteExecutor:
                 # The server was replaced by another one: ask it anew before the next call.
                 self._place = None
             self._digest = digest
-
-    def _problem(self, reply: Response | None) -> Error:
-        """What a reply means that is no message: from a proxy, or from before the handler."""
-        assert reply is not None  # noqa: S101 - as above
-        body = bytes(_body(reply)[:65_536])
-        try:
-            detail = str(json.loads(body)["detail"])[:2_000]
-        except (ValueError, TypeError, LookupError, RecursionError):
-            text = body[:200].decode("utf-8", "replace")
-            detail = f"{self.where} answered with status {reply.status}: {text!r}"
-        if reply.status in _COME_BACK:
-            seconds = _seconds(header(reply.headers, "retry-after"))
-            return _COME_BACK[reply.status](detail, seconds)
-        kind = _BY_STATUS.get(reply.status)
-        return ProtocolError(detail, sent=True, answered=True) if kind is None else kind(detail)
 
     # The two drivers.
 
@@ -317,7 +234,7 @@ class RemoteExecutor:
         """What the server says about the model; asked once."""
         return self._known(context).info
 
-    def _known(self, context: Context = AMBIENT) -> _Place:
+    def _known(self, context: Context = AMBIENT) -> Place:
         place = self._place
         if place is None:
             place = self._here(self._introduced(context), _patience(context))
@@ -335,7 +252,7 @@ class RemoteExecutor:
         """What `connect(url, like=...)` wants to find there."""
         self._expected = (signature, name)
         if self._place is not None:
-            self._check_expected(self._place.info)
+            check_expected(self._place.info, self._expected, self.where)
 
     def run(self, call: Call) -> Result:
         """The answer, waited for on this thread."""
@@ -345,7 +262,7 @@ class RemoteExecutor:
             return finish(self._here(self._conversation(call), call.context.deadline))
         with self._with_generator(call) as lent:
             answer = self._here(self._conversation(lent), call.context.deadline)
-            _take_back(answer.rng)
+            ambient.take_back(answer.rng)
         return finish(answer)
 
     def _draws(self, call: Call) -> bool:
@@ -413,7 +330,7 @@ class RemoteExecutor:
         self._home.check(self.where)
         if self._place is not None:
             self._check_streams(self._checked(self._place, call))
-        return _RemoteStream(self, call)
+        return RemoteStream(self, call)
 
     def _check_answers(self, method: Method) -> None:
         if method.streams:
@@ -463,9 +380,10 @@ class RemoteExecutor:
             try:
                 place = yield from self._introduced()
                 reply = yield Request("GET", f"{place.address}/readyz", self._ask_headers)
-                if reply is not None and reply.status == 200:
+                assert reply is not None  # noqa: S101 - pauses are answered by None, requests never
+                if reply.status == 200:
                     return
-                last = self._problem(reply)
+                last = problem(reply, self.where)
                 if not isinstance(last, NotReady | Overloaded):
                     raise last
             except (TransportError, NotReady, Overloaded) as error:
@@ -480,100 +398,6 @@ class RemoteExecutor:
             self._serial.shutdown(wait=False)
 
 
-class _RemoteStream(Stream[Any]):
-    """Reads frames on the I/O loop, each when asked for; the rest waits at the server."""
-
-    def __init__(self, executor: RemoteExecutor, call: Call) -> None:
-        self._executor = executor
-        self._call = call
-        self._reply: StreamedResponse | None = None
-        self._ended = False
-        self._reading = asyncio.Lock()
-
-    def _pull(self) -> concurrent.futures.Future[Any]:
-        return run(self._next())
-
-    async def _next(self) -> Any:
-        async with self._reading:
-            if self._ended:
-                return END
-            try:
-                if self._reply is None:
-                    self._reply = await self._executor.open(self._call)
-                return await self._finished(await self._executor.next(self._reply))
-            except BaseException as error:
-                # A frame read by half leaves nothing to go on with.
-                await self._close()
-                if isinstance(error, DeadlineExceeded):
-                    raise late(self._executor.name) from error
-                raise
-
-    async def _finished(self, message: Item | End | Failure) -> Any:
-        if isinstance(message, Item):
-            return message.value
-        _take_back(message.rng)
-        if isinstance(message, End):
-            self.info = attrs.evolve(message.info, where=self._executor.where)
-        await self._close()
-        if isinstance(message, Failure):
-            raise message.error
-        return END
-
-    async def _close(self) -> None:
-        self._ended = True
-        if self._reply is not None:
-            await self._reply.frames.close()
-
-    def _stop(self) -> concurrent.futures.Future[None]:
-        return run(self._close())
-
-    def __del__(self) -> None:
-        if self._reply is not None and not self._ended:
-            with contextlib.suppress(Exception):
-                self._stop()
-
-
 def _patience(context: Context) -> float:
     """Until when a server may take to describe itself."""
     return time.monotonic() + _INTRODUCTION if context.deadline is None else context.deadline
-
-
-def _body(reply: Response) -> Buffer:
-    """A transport's reply has its body in one piece."""
-    (body,) = reply.body  # type: ignore[misc]
-    return body
-
-
-def _take_back(state: bytes | None) -> None:
-    """Advances this process's generator to where the model left it."""
-    if state is not None:
-        ambient.set_generator_state(state)
-
-
-def _check_protocol(offered: Any, where: str) -> None:
-    if type(offered) is not list or [type(end) for end in offered] != [int, int]:
-        raise ProtocolError(f"{where} does not say which protocol it speaks", answered=True)
-    low, high = offered
-    if not low <= wire.VERSION <= high:
-        raise VersionMismatch(
-            f"this client speaks protocol {wire.VERSION}, {where} speaks {low} to {high}; "
-            f"{'upgrade the client' if low > wire.VERSION else 'upgrade the server'}"
-        )
-
-
-def _smaller(own: Limits, theirs: Any) -> Limits:
-    both = {
-        name: min(value, theirs[name])
-        if type(theirs.get(name)) is int and theirs[name] > 0
-        else value
-        for name, value in attrs.asdict(own).items()
-    }
-    return Limits(**both)
-
-
-def _seconds(text: str | None) -> float | None:
-    return (
-        float(text)
-        if text is not None and text.isascii() and text.isdigit() and len(text) < 7
-        else None
-    )

@@ -8,8 +8,6 @@ import math
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
-import attrs
-
 from maas import wire
 from maas.calls import Call, Context, Info
 from maas.errors import CodecError, Error, NotFound, NotReady, Overloaded
@@ -17,6 +15,7 @@ from maas.executors.base import ModelInfo, Stream, no_method
 from maas.failures import REMOTE_TRACEBACK
 from maas.http import MSGPACK, PROBLEM, Buffer, Headers, Response
 from maas.limits import Limits
+from maas.records import frozen
 from maas.server import json_form
 from maas.server.guard import Caller
 from maas.wire import End, Failure, Item
@@ -27,7 +26,7 @@ JSON = "application/json"
 LINES = "application/x-ndjson"
 
 
-@attrs.frozen
+@frozen
 class Route:
     """What a request's head decided: who asks what of which model, and in which form."""
 

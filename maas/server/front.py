@@ -17,11 +17,12 @@ from typing import Protocol
 import attrs
 
 from maas.http import Headers, Response
+from maas.records import frozen
 
 __all__ = ["Admission", "Front", "Head"]
 
 
-@attrs.frozen
+@frozen
 class Head:
     """A request before its body.
 
@@ -46,7 +47,7 @@ class Head:
     root: str = ""
 
 
-@attrs.frozen
+@frozen
 class Admission:
     """Leave to go on: a body of up to `body_cap` bytes will be received.
 

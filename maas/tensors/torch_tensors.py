@@ -40,6 +40,10 @@ _VIEWED = {
 }
 _WIDTHS = {1: "uint8", 2: "int16", 4: "int32"}
 _CARRIERS = {name: np.dtype(_WIDTHS[DTYPES[name]] if name in _VIEWED else name) for name in _DTYPES}
+_SHARED = frozenset(
+    getattr(torch, name) for name in _CARRIERS if name not in _VIEWED and "complex" not in name
+)
+"""Dtypes that NumPy has too, with a format that `memoryview.cast` knows."""
 _DENSE = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
@@ -118,6 +122,9 @@ def contents(tensor: torch.Tensor, flags: Sequence[str]) -> memoryview:
     """The elements' bytes: a contiguous CPU tensor's own memory, else a copy."""
     if not tensor.numel():
         return memoryview(b"")
+    if not flags and tensor.dtype in _SHARED:
+        # One call into torch instead of eight: a third of what encoding a tensor takes.
+        return np.ascontiguousarray(tensor.numpy(force=True)).data.cast("B")
     plain = tensor.detach()
     if plain.is_conj() or plain.is_neg():
         plain = plain.resolve_conj().resolve_neg()

@@ -17,6 +17,7 @@ lengths, an unknown coding, bytes beyond the end. A reply that is refused costs 
 connection, for nobody knows where the next one would begin.
 """
 
+import functools
 import re
 from collections.abc import Sequence
 from typing import Never
@@ -386,13 +387,18 @@ class _Reply:
 
 
 def _head(request: Request, host: str, length: int) -> bytes:
-    _check("host", _TARGET, host)
-    headers = (("host", host), *written_headers(request))
-    lines = [f"{request.method} {request.target} HTTP/1.1"]
-    lines += [f"{name}: {value}" for name, value in headers]
+    start = _head_start(request.method, request.target, request.headers, host)
     if length or request.method not in ("GET", "HEAD"):
-        lines.append(f"content-length: {length}")
-    return "\r\n".join([*lines, "\r\n"]).encode("latin-1")
+        return b"%bcontent-length: %d\r\n\r\n" % (start, length)
+    return start + b"\r\n"
+
+
+@functools.lru_cache(256)  # the calls of one method differ in their length alone
+def _head_start(method: str, target: str, own: Headers, host: str) -> bytes:
+    _check("host", _TARGET, host)
+    headers = (("host", host), *written_headers(Request(method, target, own)))
+    lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers), ""]
+    return "\r\n".join(lines).encode("latin-1")
 
 
 def written_headers(request: Request) -> Headers:

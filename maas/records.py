@@ -1,0 +1,15 @@
+"""Frozen records for what every call makes.
+
+`attrs.frozen` sets each field through `object.__setattr__`, at three times the cost of an
+assignment, and a call makes ten such records here and ten there. Type checkers hold these
+frozen; at run time nothing but this project's own discipline does.
+"""
+
+from typing import TYPE_CHECKING
+
+__all__ = ["frozen"]
+
+if TYPE_CHECKING:
+    from attrs import frozen
+else:
+    from attrs import define as frozen
