@@ -38,14 +38,18 @@ _DEVICES = ("cpu", "cuda")
 
 
 _loaded: Any = None
+_casts: Callable[[], bool]
+"""Whether the thread has autocast on for any device type."""
 
 
 def _torch() -> Any:
     """torch once it is loaded whole, else None; another thread may be importing it."""
-    global _loaded  # noqa: PLW0603 - looking it up anew costs as much as all that is asked of it
+    global _loaded, _casts  # noqa: PLW0603 - looking them up anew costs as much as all that is asked
     if _loaded is None:
-        torch = sys.modules.get("torch")
+        torch: Any = sys.modules.get("torch")
         if hasattr(torch, "is_inference_mode_enabled") and hasattr(torch, "autocast"):
+            # One question for all device types: 0.05 us, where torch's public one takes 0.23 each.
+            _casts = getattr(torch._C, "_is_any_autocast_enabled", lambda: bool(_autocast(torch)))
             _loaded = torch
     return _loaded
 
@@ -55,7 +59,7 @@ def captured() -> Context:
     torch = _loaded or _torch()
     if torch is None:
         return AMBIENT
-    if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+    if _casts():
         return Context(grad=torch.is_grad_enabled(), autocast=_autocast(torch))
     return AMBIENT if torch.is_grad_enabled() else NO_GRAD
 
@@ -75,7 +79,7 @@ def in_force(context: Context) -> bool:
         return True
     if torch.is_inference_mode_enabled() or torch.is_grad_enabled() is not context.grad:
         return False
-    if torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda"):
+    if _casts():
         return _autocast(torch) == context.autocast
     return not context.autocast
 

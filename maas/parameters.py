@@ -73,7 +73,8 @@ class Binder:
     """How arguments meet parameters: worked out once for a signature.
 
     A call of `least` to `most` positional arguments and no others meets `slots`
-    in order; a `trusting` signature then has nothing left to check.
+    in order, and fits if each of them that `wants_array` is an array of any kind, where the
+    signature is `simple`: it asks for nothing more.
     """
 
     parameters: tuple[Parameter, ...]
@@ -84,7 +85,8 @@ class Binder:
     slots: tuple[Slot, ...]
     least: float
     most: float
-    trusting: bool
+    simple: bool
+    wants_array: tuple[bool, ...]
 
     @classmethod
     def of(cls, parameters: tuple[Parameter, ...]) -> "Binder":
@@ -104,7 +106,8 @@ class Binder:
             slots=tuple((each.name, each) for each in positional),
             least=math.inf if demanding else sum(each.required for each in positional),
             most=math.inf if loose else len(positional),
-            trusting=all(each.annotation.kind == "any" for each in positional),
+            simple=all(_is_simple(each.annotation) for each in positional),
+            wants_array=tuple(each.annotation.kind == "tensor" for each in positional),
         )
 
     def bind(
@@ -177,6 +180,10 @@ class Binder:
         verb = "was" if count == 1 and not named else "were"
         plural = "s" if least < most else _s(most)
         return f"takes {takes} positional argument{plural} but {also} {verb} given"
+
+
+def _is_simple(annotation: Schema) -> bool:
+    return annotation.kind == "any" or (annotation.kind == "tensor" and annotation.spec is None)
 
 
 def _s(count: int) -> str:

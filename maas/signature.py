@@ -34,6 +34,7 @@ from maas.schema import (
     fields_of,
     mismatch,
 )
+from maas.tensors import CLAIMED
 
 __all__ = ["Signature"]
 
@@ -129,8 +130,12 @@ class Signature:
         """
         binder = self.binder
         if not kwargs and binder.least <= len(args) <= binder.most:
-            if binder.trusting:
-                return
+            if binder.simple:
+                for value, wants_array in zip(args, binder.wants_array, strict=False):
+                    if wants_array and type(value) not in CLAIMED:
+                        break
+                else:
+                    return
             bound = list(zip(binder.slots, args, strict=False))
         else:
             bound = binder.bind(args, kwargs, name)

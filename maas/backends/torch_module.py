@@ -5,6 +5,7 @@ in the kind of the caller's: a module called with NumPy answers NumPy, and the
 outputs of a CPU tensor's call come back to the CPU. A dtype is never cast.
 """
 
+import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -88,6 +89,18 @@ class TorchBorder:
 
 
 _CPU = torch.device("cpu")
+
+
+def _references() -> int:
+    fresh = object()
+    return sys.getrefcount(fresh)
+
+
+# Whether nobody else holds an output, or the memory under it: fewer instructions than to compare
+# addresses with every parameter's, and it sees a module that keeps what it returned.
+_ALONE = _references()
+_SOLE = 2  # the tensor, and the storage object that was asked of it
+_holders: Callable[[int], int] = getattr(torch._C, "_storage_Use_Count", lambda _storage: _SOLE + 1)
 ARGUMENT: Path = ((None, "args", 1), 0, 2)
 
 
@@ -170,10 +183,14 @@ class TorchModule:
             return performed(self, call)
         version = tensor._version
         output = self.target(tensor)
-        if type(output) is torch.Tensor and tensor._version == version and self._is_plain(output):
-            storage = output.untyped_storage().data_ptr()
-            if storage != tensor.untyped_storage().data_ptr() and not self.owns(storage):
-                return output
+        if (
+            type(output) is torch.Tensor
+            and sys.getrefcount(output) == _ALONE
+            and tensor._version == version
+            and self._is_plain(output)
+            and _holders(output.untyped_storage()._cdata) == _SOLE
+        ):
+            return output
         border = TorchBorder(self, call.context, owned=call.owned)
         border.note(tensor, version, ARGUMENT)
         border.settle()

@@ -173,15 +173,14 @@ class LocalExecutor:
     def _execute(self, call: Call, method: Method, queued: float | None = None) -> Result | Failure:
         """Runs the call on this thread; timed only if queued, as nobody else can ask."""
         context = call.context
-        mode = self._gate.own() if context.training is None else context.training
-        draws = method.stochastic or context.seed is not None or mode is True
-        drawn = ambient.Drawn() if draws else _NOTHING_DRAWN
+        drawn = _NOTHING_DRAWN
         started = 0.0 if queued is None else time.perf_counter()
         try:
             method.signature.check(call.args, call.kwargs, method.label)
-            self._gate.enter(mode, context, exclusive=draws or method.exclusive)
+            draws = self._gate.enter(context, method)
             try:
                 if draws or not ambient.in_force(context):
+                    drawn = ambient.Drawn()
                     with self._surroundings(context, draws, drawn):
                         value = self._backend.perform(call)
                 else:
@@ -220,9 +219,7 @@ class LocalExecutor:
         self, context: Context, method: Method, drawn: ambient.Drawn, work: Callable[[], T]
     ) -> T:
         """What one step of a generator gives, with the call's mode and context in force."""
-        mode = self._gate.own() if context.training is None else context.training
-        draws = self._draws(context, method)
-        self._gate.enter(mode, context, exclusive=draws or method.exclusive)
+        draws = self._gate.enter(context, method)
         try:
             with self._surroundings(context, draws, drawn):
                 return work()

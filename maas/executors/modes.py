@@ -7,7 +7,7 @@ before the first of the calls that share it, and is set back after the last.
 import threading
 from collections.abc import Callable
 
-from maas.backends.base import Backend
+from maas.backends.base import Backend, Method
 from maas.calls import Context
 
 __all__ = ["ModeGate"]
@@ -21,6 +21,7 @@ class ModeGate:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._inside = 0
+        self._waiting = 0
         self._mode: bool | None = None
         self._exclusive = False
         self._own: bool | None = None
@@ -30,8 +31,10 @@ class ModeGate:
         """The target's own mode, also while a call holds it in the other one."""
         return self._backend.training if self._own is None else self._own
 
-    def enter(self, mode: bool | None, context: Context, *, exclusive: bool) -> None:
-        """Waits until this call may run, and puts `mode` in force.
+    def enter(self, context: Context, method: Method) -> bool:
+        """Waits until this call may run, and puts its mode in force; whether it may draw.
+
+        A call draws from torch's generator in train mode, and where it is seeded or declared so.
 
         Raises
         ------
@@ -39,14 +42,28 @@ class ModeGate:
             The call's deadline passed while it waited.
         """
         with self._lock:
+            mode = context.training
+            if mode is None:
+                mode = self._backend.training if self._own is None else self._own
+            draws = method.stochastic or mode is True or context.seed is not None
+            exclusive = draws or method.exclusive
             while self._inside and (exclusive or self._exclusive or self._mode is not mode):
-                self._changed.wait(context.remaining())
+                self._wait(context)
             if not self._inside:
                 self._mode = mode
                 self._exclusive = exclusive
                 if mode is not self._backend.training:
                     self._switch(mode)
             self._inside += 1
+            return draws
+
+    def _wait(self, context: Context) -> None:
+        left = context.remaining()
+        self._waiting += 1
+        try:
+            self._changed.wait(left)
+        finally:
+            self._waiting -= 1
 
     def _switch(self, mode: bool | None) -> None:
         if mode is not None and self._backend.training is not None:
@@ -61,4 +78,5 @@ class ModeGate:
                 if self._restore is not None:
                     self._restore()
                     self._restore = self._own = None
-                self._changed.notify_all()
+                if self._waiting:
+                    self._changed.notify_all()

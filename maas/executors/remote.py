@@ -256,19 +256,19 @@ class RemoteExecutor:
 
     def run(self, call: Call) -> Result:
         """The answer, waited for on this thread."""
-        if self.method(call.method, call.context).streams:
+        method = self.method(call.method, call.context)
+        if method.streams:
             return Result(self.stream(call))
-        if not self._draws(call):
+        if not self._draws(call, method):
             return finish(self._here(self._conversation(call), call.context.deadline))
         with self._with_generator(call) as lent:
             answer = self._here(self._conversation(lent), call.context.deadline)
             ambient.take_back(answer.rng)
         return finish(answer)
 
-    def _draws(self, call: Call) -> bool:
+    def _draws(self, call: Call, method: Method) -> bool:
         if call.context.seed is not None or call.context.rng is not None:
             return False
-        method = self.method(call.method)
         info = self._known().info
         training = info.training if call.context.training is None else call.context.training
         return bool(method.stochastic or (training and info.training is not None))
@@ -293,7 +293,7 @@ class RemoteExecutor:
     async def _answer(self, job: Job[Any], call: Call) -> None:
         try:
             await self._introduce(call.context)
-            if self._draws(call):
+            if self._draws(call, self.method(call.method)):
                 loop = asyncio.get_running_loop()
                 job.settle(await loop.run_in_executor(self._one_thread(), self._settled, call))
             else:
@@ -346,8 +346,9 @@ class RemoteExecutor:
         place = self._place or await self._there(
             self._introduced(call.context), call.context.deadline
         )
-        self._check_streams(self._checked(place, call))
-        if self._draws(call):
+        method = self._checked(place, call)
+        self._check_streams(method)
+        if self._draws(call, method):
             call = attrs.evolve(
                 call, context=attrs.evolve(call.context, rng=ambient.generator_state())
             )

@@ -248,8 +248,16 @@ class Exchange:
         self.headers = tuple(self._reply.pairs)
         self.head_done = True
         check_encoding(self.headers)
-        chunked, length = self._framing()
-        self.reusable = self._keeps_alive(parser.get_http_version())
+        told: dict[str, list[str]] = {
+            "connection": [],
+            "content-length": [],
+            "transfer-encoding": [],
+        }
+        for name, value in self.headers:
+            if name in told:
+                told[name].append(value)
+        chunked, length = self._framing(told["content-length"], told["transfer-encoding"])
+        self.reusable = _keeps_alive(told["connection"], parser.get_http_version())
         if self._method == "HEAD" or self.status in _BODILESS:
             self._begin_sized(0, rest)
         elif length is not None:
@@ -261,16 +269,7 @@ class Exchange:
             self.reusable = False
             self._begin_collected(rest)
 
-    def _keeps_alive(self, version: str) -> bool:
-        listed = ",".join(self._values("connection")).lower()
-        tokens = {token.strip() for token in listed.split(",")}
-        return "close" not in tokens and (version == "1.1" or "keep-alive" in tokens)
-
-    def _values(self, name: str) -> list[str]:
-        return [value for key, value in self.headers if key == name]
-
-    def _framing(self) -> tuple[bool, int | None]:
-        lengths, codings = self._values("content-length"), self._values("transfer-encoding")
+    def _framing(self, lengths: list[str], codings: list[str]) -> tuple[bool, int | None]:
         if not lengths and not codings:
             return False, None
         if len(lengths) + len(codings) > 1:
@@ -356,6 +355,13 @@ class Exchange:
 
     def _refuse(self, why: str) -> Never:
         raise ProtocolError(why, sent=self.sent, answered=True)
+
+
+def _keeps_alive(connection: list[str], version: str) -> bool:
+    if not connection:
+        return version == "1.1"
+    tokens = {token.strip() for token in ",".join(connection).lower().split(",")}
+    return "close" not in tokens and (version == "1.1" or "keep-alive" in tokens)
 
 
 class _Reply:
