@@ -5,12 +5,12 @@ inside the package `magika`, so nothing is fetched. To offer any framework's mod
 class that loads it and mark the methods that callers may call.
 """
 
-import importlib.util
 import io
 import wave
 from pathlib import Path
 
 import numpy as np
+from magika import Magika
 
 import maas
 
@@ -19,8 +19,6 @@ class Kinds:
     """Knows about 200 kinds of files."""
 
     def __init__(self) -> None:
-        from magika import Magika
-
         self._network = Magika()
 
     @maas.method(pure=True)
@@ -61,7 +59,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if importlib.util.find_spec("magika"):
-        main()
-    else:
-        print("skipped: this example wants `pip install magika`")
+    main()

@@ -4,7 +4,8 @@ Fixtures for models in every place (`maas_connect`) are shipped in `maas.testing
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 import pytest
 from hypothesis import settings
@@ -14,6 +15,34 @@ from hypothesis import settings
 settings.register_profile("developer", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "developer")
+
+# What a machine may lack. Read before the variables of this machine are taken away, below.
+_OPTIONAL = {"chromium", "curl", "index", "node"}
+_REQUIRED = set(os.environ.get("MAAS_REQUIRE", "").replace(",", " ").split())
+
+
+def pytest_configure() -> None:
+    """Refuses a requirement that no test knows, and would silently not be one."""
+    unknown = sorted(_REQUIRED - _OPTIONAL)
+    if unknown:
+        raise pytest.UsageError(
+            f"MAAS_REQUIRE names {', '.join(unknown)}; known: {', '.join(sorted(_OPTIONAL))}"
+        )
+
+
+@pytest.fixture(scope="session")
+def lacking() -> Callable[[str, str], NoReturn]:
+    """`lacking("node", why)` skips the test with the reason, or fails it where MAAS_REQUIRE names
+    node.
+    """
+
+    def lack(what: str, why: str) -> NoReturn:
+        if what in _REQUIRED:
+            pytest.fail(f"{why}, and MAAS_REQUIRE names {what}")
+        pytest.skip(f"{why}; MAAS_REQUIRE={what} makes this a failure")
+
+    return lack
+
 
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 

@@ -3,7 +3,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import uuid
@@ -24,22 +23,11 @@ GOLDEN = ROOT / "tests" / "golden" / "v1"
 LIMITS = Limits()
 
 
-def missing(what):
-    """Skips, or fails where `MAAS_REQUIRE` says that node must be here."""
-    if "node" in REQUIRED:
-        pytest.fail(f"{what}, and MAAS_REQUIRE asks for node")
-    pytest.skip(f"{what}: the JavaScript client is not tested")
-
-
-# Read before conftest takes the variables of this machine away.
-REQUIRED = os.environ.get("MAAS_REQUIRE", "").replace(",", " ").split()
-
-
 @pytest.fixture(scope="module")
-def node():
+def node(lacking):
     """Runs a script beside the client, its packages installed once under .cache/."""
     if shutil.which("node") is None or shutil.which("npm") is None:
-        missing("node and npm are not installed")
+        lacking("node", "node and npm are not installed")
     manifest = (CLIENT / "package.json").read_bytes()
     place = ROOT / ".cache" / f"javascript-{hashlib.sha256(manifest).hexdigest()[:12]}"
     if not (place / "node_modules" / "@msgpack").is_dir():
@@ -50,7 +38,7 @@ def node():
             command, cwd=place, capture_output=True, text=True, timeout=200, check=False
         )
         if done.returncode:
-            missing(f"npm install failed ({done.stderr.strip()[-200:]})")
+            lacking("node", f"npm install failed ({done.stderr.strip()[-200:]})")
     for source in CLIENT.glob("*.mjs"):
         shutil.copy(source, place)
 
