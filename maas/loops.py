@@ -26,10 +26,11 @@ T = TypeVar("T")
 
 
 class Home:
-    """Remembers in which process an object was first used."""
+    """Remembers in which process an object was first used, and whether it was closed."""
 
     def __init__(self) -> None:
         self._pid: int | None = None
+        self._closed = False
 
     def check(self, what: str) -> None:
         """Settles here at the first call.
@@ -38,7 +39,11 @@ class Home:
         ------
         ForkError
             `what` was used in another process before.
+        RuntimeError
+            It was closed.
         """
+        if self._closed:
+            raise RuntimeError(f"the connection to {what} was closed; connect again")
         pid = os.getpid()
         if self._pid is None:
             self._pid = pid
@@ -47,6 +52,10 @@ class Home:
                 f"{what} was used before this process was forked, and its connections belong "
                 "to the parent; connect again in the child, or start children by 'spawn'"
             )
+
+    def close(self) -> None:
+        """From now on, every check fails."""
+        self._closed = True
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

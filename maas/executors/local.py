@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from typing import Any, TypeVar
 
 import attrs
@@ -21,6 +22,7 @@ from maas.backends.base import ITEM, RESULT, Backend, Border, Method, admit, rel
 from maas.calls import AMBIENT, CALL, Call, Context, Info, Result
 from maas.errors import Cancelled, DeadlineExceeded, ForkError, SignatureError, Unsupported
 from maas.executors.base import END, Job, ModelInfo, Stream, finish, late, no_method
+from maas.executors.lanes import Lane
 from maas.executors.modes import ModeGate
 from maas.failures import presentable
 from maas.loops import LoopThread
@@ -51,7 +53,7 @@ class LocalExecutor:
         self.name = name
         self._methods = dict(backend.methods)
         self._gate = ModeGate(backend)
-        self._lanes: dict[str, concurrent.futures.ThreadPoolExecutor] = {}
+        self._lanes: dict[str, Lane] = {}
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._closed = False
@@ -107,16 +109,16 @@ class LocalExecutor:
         if differences:
             raise SignatureError(f"{self.name} is not like {name}(): {'; '.join(differences)}")
 
-    def ready(self, timeout: float | None) -> None:
-        """A model in this process is ready."""
+    def ready(self, timeout: float | None) -> None:  # noqa: ARG002 - nothing is waited for
+        """A model in this process is ready, unless it was closed."""
+        self._check_open()
 
     def close(self) -> None:
-        """Ends the compute threads once they are idle."""
+        """Gives up the calls that have not begun, and ends the compute threads after the others."""
         self._closed = True
         with self._lock:
             for lane in self._lanes.values():
-                lane.shutdown(wait=False, cancel_futures=True)
-            self._lanes.clear()
+                lane.close()
 
     def _check_open(self) -> None:
         if self._closed:
@@ -144,6 +146,7 @@ class LocalExecutor:
 
     def submit(self, call: Call) -> Job[Any]:
         """The answer, from a compute thread; a call that is cancelled or late is never begun."""
+        self._check_open()
         method = self.method(call.method)
         if method.streams:
             raise Unsupported(f"{self.name} streams its items; use .stream(...) or a for loop")
@@ -151,7 +154,8 @@ class LocalExecutor:
             job = self._submit_coroutine(call, method)
         else:
             job = Job()
-            self.lane(call, method).submit(self._work, job, call, method, time.monotonic())
+            work = partial(self._work, job, call, method, time.monotonic())
+            self.lane(call, method).put(work, lambda error: job.settle(Failure(error)))
         if call.context.deadline is not None:
             self._release_at(call.context.deadline, job)
         return job
@@ -232,22 +236,18 @@ class LocalExecutor:
 
     # Threads.
 
-    def lane(self, call: Call, method: Method) -> concurrent.futures.ThreadPoolExecutor:
+    def lane(self, call: Call, method: Method) -> Lane:
         """The threads for this call: one where the order of calls decides what they give."""
         if self._pid != os.getpid():
             raise ForkError(
                 f"model {self.name!r} was used before fork(), and its threads stayed behind; "
                 "wrap it anew"
             )
-        self._check_open()
         serial = method.exclusive or self._draws(call.context, method)
         name = "serial" if serial else "parallel"
         with self._lock:
             if name not in self._lanes:
-                workers = 1 if serial else _THREADS
-                self._lanes[name] = concurrent.futures.ThreadPoolExecutor(
-                    workers, f"maas-{self.name}-{name}"
-                )
+                self._lanes[name] = Lane(1 if serial else _THREADS, f"maas-{self.name}-{name}")
             return self._lanes[name]
 
     # Coroutines.
@@ -359,7 +359,7 @@ class _GeneratorStream(_LocalStream):
                 )
 
     def _pull(self) -> concurrent.futures.Future[Any]:
-        return self._executor.lane(self._call, self._method).submit(self._advance)
+        return self._executor.lane(self._call, self._method).ask(self._advance)
 
     def close(self) -> None:
         """Ends the generator, on this thread."""
@@ -369,7 +369,7 @@ class _GeneratorStream(_LocalStream):
                 self._surrounded(self._source.close)
 
     def _stop(self) -> concurrent.futures.Future[None]:
-        return self._executor.lane(self._call, self._method).submit(self.close)
+        return self._executor.lane(self._call, self._method).ask(self.close)
 
 
 class _AsyncGeneratorStream(_LocalStream):

@@ -394,6 +394,7 @@ class RemoteExecutor:
 
     def close(self) -> None:
         """Closes idle connections; later calls raise."""
+        self._home.close()
         self._transport.close()
         if self._serial is not None:
             self._serial.shutdown(wait=False)

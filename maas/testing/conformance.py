@@ -321,8 +321,21 @@ class ExecutorConformance:
         model.close()
         with pytest.raises(RuntimeError, match="closed"):
             model(1)
-        with pytest.raises(RuntimeError):
+        with pytest.raises(RuntimeError, match="closed"):
             model.submit(1).result(_PATIENCE)
+        with pytest.raises(RuntimeError, match="closed"):
+            model.ready(_PATIENCE)
+
+    def test_closing_leaves_nobody_waiting(self, executor_for: Any) -> None:
+        """Calls that `close` finds on their way end: with their answer, or with an error."""
+        gate = _Gate()
+        model: Model[..., Any] = Model.over(executor_for(gate), "model")
+        jobs = [model.submit(number) for number in range(20)]
+        assert gate.entered.acquire(timeout=_PATIENCE)
+        model.close()
+        gate.opened.set()
+        for number, job in enumerate(jobs):
+            assert job.exception(_PATIENCE) is not None or job.result() == number
 
 
 def _expected(model: Model[..., Any], like: Callable[..., Any]) -> Model[..., Any]:
