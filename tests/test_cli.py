@@ -19,6 +19,7 @@ import attrs
 import numpy as np
 import pytest
 import torch
+import trustme
 
 import maas
 
@@ -298,6 +299,71 @@ def test_server_of_its_own(folder):
         assert done.code == 0
 
 
+# TLS
+
+
+@pytest.fixture
+def certified(tmp_path) -> tuple[tuple[str, ...], str]:
+    """Options of a server with a certificate, and the file of the authority that gave it."""
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    for name, blobs in {
+        "chain.pem": certificate.cert_chain_pems,
+        "key.pem": [certificate.private_key_pem],
+        "ca.pem": [authority.cert_pem],
+        "other.pem": [trustme.CA().cert_pem],
+    }.items():
+        (tmp_path / name).write_bytes(b"".join(blob.bytes() for blob in blobs))
+    options = ("--tls-cert", str(tmp_path / "chain.pem"), "--tls-key", str(tmp_path / "key.pem"))
+    return options, str(tmp_path / "ca.pem")
+
+
+def test_tls(folder, certified):
+    """`serve --tls-cert --tls-key` is asked by `call`, `describe` and `bench` with --ca, keys
+    and all.
+    """
+    options, ca = certified
+    guarded = ("--auth", "K", *options)
+    with serving(folder, "shop.texts:tokens", "--port", "0", *guarded, K="a") as url:
+        assert url.startswith("https://127.0.0.1:")
+        trusting = (f"{url}/tokens", "--ca", ca, "--auth", "K")
+        done = run(folder, "call", *trusting, "-", stdin='["A b"]', K="a")
+        assert (done.code, done.out) == (0, '["a", "b"]\n'), done.err
+        done = run(folder, "describe", *trusting, K="a")
+        assert (done.code, done.out.splitlines()[1]) == (0, f"at {url}/tokens"), done.err
+        done = run(folder, "bench", *trusting, "--seconds", "0.1", "--json", K="a")
+        assert json.loads(done.out)["calls"] >= 1, done.err
+        done = run(folder, "call", *trusting, "-", stdin='["A b"]', K="b")
+        assert (done.code, done.err.partition(":")[0]) == (1, "Unauthenticated")
+
+
+def test_tls_that_proves_nothing_is_refused(folder, certified):
+    """Without --ca, with another's, or in clear, nothing is asked and the key is not shown."""
+    options, ca = certified
+    other = str(Path(ca).with_name("other.pem"))
+    with serving(folder, "shop.texts:tokens", "--port", "0", *options) as url:
+        for trust in ((), ("--ca", other)):
+            done = run(folder, "call", f"{url}/tokens", "-", *trust, stdin='["A"]')
+            assert (done.code, done.out) == (1, "")
+            assert "certificate" in done.err
+        clear = url.replace("https", "http")
+        assert run(folder, "describe", f"{clear}/tokens").code == 1
+        done = run(folder, "describe", f"{clear}/tokens", "--ca", ca)
+        assert (done.code, "use https://" in done.err) == (2, True), done.err
+        done = run(folder, "describe", f"{url}/tokens", "--ca", "no.pem")
+        assert done.code == 2, done.err
+        assert "no.pem" in done.err
+
+
+def test_half_a_lock_is_none(folder, certified):
+    """Off this machine, a key without TLS and TLS without a key are refused."""
+    options, _ = certified
+    for half in (options, ("--auth", "K")):
+        done = run(folder, "serve", "shop.texts:tokens", "--host", "0.0.0.0", *half, K="a")
+        assert done.code == 2
+        assert "--insecure" in done.err
+
+
 # describe
 
 
@@ -379,6 +445,17 @@ def test_call_with_standard_input(folder, url):
     """`-` reads a JSON call, and options of the call are arguments by name."""
     text = json.dumps({"text": "Grüße An", "lower": False})
     assert run(folder, "call", f"{url}/words", "-", stdin=text).out == '["Grüße", "An"]\n'
+
+
+def test_options_may_stand_anywhere(folder, url):
+    """Options between the address and the file, or before both, are understood."""
+    for words in (("x.npy", "--timeout", "60"), ("--timeout", "60", "x.npy")):
+        done = run(folder, "call", f"{url}/saved", *words)
+        assert (done.code, done.out.partition("[")[0]) == (0, "float32"), done.err
+    done = run(folder, "call", "--timeout", "60", f"{url}/words", "-", stdin='["a"]')
+    assert (done.code, done.out) == (0, '["a"]\n'), done.err
+    done = run(folder, "call", f"{url}/saved", "--timeot", "60", "x.npy")
+    assert (done.code, "did you mean '--timeout'" in done.err) == (2, True), done.err
 
 
 def test_call_streams(folder, url):

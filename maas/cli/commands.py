@@ -91,6 +91,12 @@ def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
         raise SystemExit(2)
     options, extra = parser.parse_known_args(arguments)
     if extra:
+        # Subcommands want their files in one place; `call URL --timeout 5 x.npy` has them in two.
+        rest = arguments[list(arguments).index(command) + 1 :]
+        options, extra = options.parser.parse_known_intermixed_args(
+            rest, argparse.Namespace(command=command)
+        )
+    if extra:
         options.parser.unknown(extra)
     return options
 

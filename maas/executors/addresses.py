@@ -4,8 +4,10 @@ The lean transport over sockets carries every call but those that ask for a prox
 which httpx knows well. Nothing is sent here.
 """
 
+import errno
 import importlib
 import ipaddress
+import os
 import ssl
 import urllib.parse
 from typing import Any
@@ -78,6 +80,9 @@ def is_loopback(host: str | None) -> bool:
 def _tls(verify: "ssl.SSLContext | str | None") -> ssl.SSLContext:
     if isinstance(verify, ssl.SSLContext):
         return verify
+    if verify is not None and not os.path.isfile(verify):  # noqa: PTH113 - what ssl takes
+        # ssl's own error does not say which file.
+        raise FileNotFoundError(errno.ENOENT, "verify= names no file", verify)
     context = ssl.create_default_context(cafile=verify)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context

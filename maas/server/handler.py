@@ -12,6 +12,7 @@ model, and nothing here knows whether the executor behind it is local or a gatew
 
 import asyncio
 import concurrent.futures
+import contextlib
 import hashlib
 import logging
 import re
@@ -33,6 +34,7 @@ from maas.errors import (
     InternalError,
     NotFound,
     NotReady,
+    SignatureError,
     Unsupported,
 )
 from maas.executors.base import NAME, ModelInfo, in_loop, late
@@ -45,7 +47,7 @@ from maas.server.front import Admission, Head
 from maas.server.guard import DEFAULT_GRANTS, Caller, Guard
 from maas.server.keyed import KeyedAnswers
 from maas.versions import versions
-from maas.wire import Description
+from maas.wire import Description, Failure
 
 __all__ = ["RESERVED", "Handler"]
 
@@ -309,7 +311,18 @@ class Handler:
             pass
         if job.answer is None:
             raise Cancelled("the call was cancelled")
+        if isinstance(job.answer, Failure) and isinstance(job.answer.error, SignatureError):
+            await self._look_again(call)
         return form.answer(job.answer)
+
+    async def _look_again(self, call: Call) -> None:
+        """A call that its model refused: behind a gateway, it may be another one by now.
+
+        The answer's `maas-digest` then tells callers to ask anew as well.
+        """
+        if self.models[call.model].where != "here":
+            with contextlib.suppress(Error, TimeoutError):
+                await asyncio.wait_for(self._meet(call.model), call.context.remaining())
 
     async def _answer_keyed(self, call: Call, form: Form) -> Response:
         # Another attempt has another deadline and trace, and is the same call.

@@ -162,5 +162,5 @@ def test_variable_wins(monkeypatch):
 def test_context_of_ones_own_is_taken(tmp_path):
     """`verify=` takes an `ssl.SSLContext`, or the file of an authority; a missing file is told."""
     connect_url("https://host/net", verify=ssl.create_default_context()).close()
-    with pytest.raises(OSError):
+    with pytest.raises(FileNotFoundError, match=r"none\.pem"):
         connect_url("https://host/net", verify=str(tmp_path / "none.pem"))
