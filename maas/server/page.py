@@ -260,7 +260,9 @@ def _signature(signature: Signature) -> str:
     done = ""
     for each in signature.parameters:
         before, parameter, text = text.partition(_text(each))
-        done += f"{before}<span>{parameter}</span>"
+        # With the comma or parenthesis behind it, which begins no line either.
+        done += f"{before}<span>{parameter}{text[:1]}</span>"
+        text = text[1:]
     end, arrow, returns = text.partition(" -&gt; ")
     # Outside the span, which begins no line with a space.
     return f"{done}{end} <span>{arrow[1:]}{returns}</span>" if arrow else done + end

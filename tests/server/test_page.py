@@ -5,14 +5,12 @@ import decimal
 import hashlib
 import html.parser
 import io
-import os
 import re
 import shutil
 import subprocess
 import typing
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 
 import attrs
 import numpy as np
@@ -21,20 +19,11 @@ import torch
 
 import maas
 from maas.executors.base import ModelInfo
-from maas.http import Response
 from maas.limits import Limits
 from maas.parameters import Parameter
 from maas.server import examples, page
 from maas.server.app import serve
-from maas.server.front import Admission, Head
-from maas.server.runner import Background, Runner
 
-# Read here, since the tests' environment is cleared of MAAS_ variables.
-REQUIRED = os.environ.get("MAAS_REQUIRE", "").replace(",", " ").split()
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-CURL = shutil.which("curl")
 VOID = {"meta", "link", "br"}
 
 
@@ -310,10 +299,11 @@ def test_python_example_runs(url, model, method):
     assert printed.getvalue()
 
 
-@pytest.mark.skipif(CURL is None, reason="curl is not installed")
 @pytest.mark.parametrize(("model", "method"), CALLS)
-def test_curl_example_runs(url, model, method):
+def test_curl_example_runs(url, model, method, lacking):
     """The shell example, pasted, calls the model."""
+    if shutil.which("curl") is None:
+        lacking("curl", "curl is not installed")
     info = maas.connect(f"{url}/{model}").info
     code = examples.curl(info, info.methods[method], f"{url}/{model}", locked=False)
     done = subprocess.run(
@@ -336,56 +326,3 @@ def test_example_of_a_large_array():
     assert examples.curl(info, info.methods["__call__"], "http://h/net", locked=False) == (
         "maas call http://h/net x.npy"
     )
-
-
-# In a browser.
-
-
-@attrs.frozen
-class Fixed:
-    """A front that answers everything with one page."""
-
-    body: bytes
-
-    def admit(self, _head: Head) -> Response:
-        kind = ("content-type", "text/html; charset=utf-8")
-        return Response(200, (kind, *page.SECURITY), (self.body,))
-
-    async def answer(self, _admission: Admission, _body: bytearray) -> Response:
-        raise AssertionError("nothing is admitted")
-
-    def draining(self) -> None: ...
-
-
-def rendered(body: bytes, profile: Path) -> str:
-    """The document as Chromium has it after it ran what it may."""
-    assert CHROMIUM is not None, "MAAS_REQUIRE names chromium, and it is not installed"
-    with Background(Runner(Fixed(body), port=0)) as server:
-        command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--no-proxy-server"]
-        command += [f"--user-data-dir={profile}", "--dump-dom", server.url]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    return done.stdout
-
-
-in_browser = pytest.mark.skipif(
-    CHROMIUM is None and "chromium" not in REQUIRED,
-    reason="chromium is not installed; MAAS_REQUIRE=chromium makes this a failure",
-)
-
-
-@in_browser
-def test_browser_runs_the_script(tmp_path):
-    """Chromium, under the page's own policy, adds a button to each example of any model."""
-    dom = rendered(page.index(hostile(), "http://127.0.0.1", locked=True), tmp_path)
-    assert dom.count('<button type="button"') == dom.count("<figure>") > 0
-    assert "<title>3 models · maas</title>" in dom
-    assert "<img" not in dom
-
-
-@in_browser
-def test_browser_runs_nothing_else(tmp_path):
-    """Under the page's policy a script or style that is not the page's own does nothing."""
-    body = page.index({"tokens": info_of(tokens)}, "http://127.0.0.1", locked=False)
-    foreign = b"<main><script>document.title='owned'</script>"
-    dom = rendered(body.replace(b"<main>", foreign), tmp_path)
-    assert "<title>tokens · maas</title>" in dom
