@@ -128,9 +128,8 @@ def span(array: np.ndarray[Any, Any]) -> tuple[int, int]:
     return np.lib.array_utils.byte_bounds(array)
 
 
-def version(_array: np.ndarray[Any, Any]) -> int:
-    """NumPy does not count changes in place."""
-    return 0
+def version(_array: np.ndarray[Any, Any]) -> None:
+    """None: NumPy does not count changes in place."""
 
 
 def copy(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

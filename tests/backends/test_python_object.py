@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -5,18 +6,68 @@ import pytest
 import torch
 
 import maas
+from maas.backends.python_object import PythonObject
+from maas.calls import CALL, Call
 from maas.testing import difference
 
+CACHES = {"numpy": np.zeros(3), "torch": torch.zeros(3)}
 
-def test_a_functions_fresh_result_is_not_copied():
-    """What nobody else holds is given as it is: no copy of a large result."""
-    made = []
 
-    def make(n: int) -> Any:
-        made.append(np.ones(n))
-        return made[-1]
+def test_a_cached_result_stays_the_functions(maas_connect):
+    """Changing what a function gave leaves what it keeps, and the next answer, as they were."""
 
-    assert maas.Model(make)(10) is made[-1]
+    def cached(kind: str) -> Any:
+        return {"a": [CACHES[kind], CACHES[kind][1:]]}
+
+    model = maas_connect(cached)
+    for kind in CACHES:
+        for array in model(kind)["a"]:
+            array[...] = 7
+        assert model(kind)["a"][0].tolist() == [0, 0, 0]
+
+
+def test_one_buffer_gives_many_items(maas_connect):
+    """A generator that fills one array over and over gives items that stay what they were."""
+
+    def fills(n: int) -> Iterator[Any]:
+        buffer = np.zeros(2)
+        for number in range(n):
+            buffer[:] = number
+            yield buffer
+
+    items = list(maas_connect(fills).stream(3))
+    assert [item.tolist() for item in items] == [[0, 0], [1, 1], [2, 2]]
+
+
+def changes(x: Any) -> Any:
+    x[0] = 7
+    return x
+
+
+def test_a_numpy_argument_is_never_changed(maas_connect):
+    """A function that changes a NumPy argument in place changes a copy, in every place alike."""
+    x = np.arange(3)
+    view = np.arange(6).reshape(2, 3).T
+    model = maas_connect(changes)
+    assert model(x).tolist() == [7, 1, 2]
+    assert model(view).tolist() == [[7, 7], [1, 4], [2, 5]]
+    assert x.tolist() == [0, 1, 2]
+    assert view[0].tolist() == [0, 3]
+
+
+def test_an_argument_over_the_wire_is_given_back_uncopied():
+    """On the server's side an argument is the call's own: a large one is not copied to answer."""
+    seen = []
+
+    def echo(x: Any) -> Any:
+        seen.append(x)
+        return x
+
+    backend = PythonObject(echo)
+    x = np.zeros(1000)
+    assert backend.perform(Call("echo", CALL, (x,), owned=True)) is x
+    assert backend.perform(Call("echo", CALL, (x,))) is not x
+    assert [array is x for array in seen] == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -54,6 +105,10 @@ def test_what_an_object_keeps_is_its_own():
     model = maas.Model(keeps)
     model.get().fill_(7)
     assert keeps.kept.tolist() == [0, 0, 0]
+    value = torch.ones(3)
+    model.put(value)
+    value.fill_(7)
+    assert keeps.kept.tolist() == [1, 1, 1]
 
 
 def test_arguments_arrive_in_c_order():

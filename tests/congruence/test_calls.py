@@ -387,6 +387,23 @@ def test_a_target_that_changes_its_arguments_is_told(maas_connect):
         assert_congruent(appends, maas_connect(appends), Arguments(([],)))
 
 
+def count(xs: Any) -> int:
+    return len(xs)
+
+
+def test_too_many_values_are_refused_with_what_to_do(maas_connect):
+    """More than 65,536 values in one argument are refused in the same words in every place, and
+    as an array they are one value.
+    """
+    model = maas_connect(count)
+    words = r"more than 65536 values by args\[0\]; send numbers as an array, or raise Limits"
+    with pytest.raises(maas.LimitExceeded, match=words):
+        model(list(range(70_000)))
+    with pytest.raises(maas.LimitExceeded, match=words):
+        model.submit(dict.fromkeys(map(str, range(70_000)))).result(20)
+    assert model(np.arange(70_000)) == 70_000
+
+
 def relu(x: torch.Tensor) -> torch.Tensor:
     return x.relu_()
 
