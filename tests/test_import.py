@@ -1,6 +1,7 @@
 """Import is free: a name costs what it needs, and importing changes nothing in the process."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -46,7 +47,9 @@ print(json.dumps({name: [before[name], after[name]] for name in changed}))
 
 def _run(code: str) -> str:
     command = [sys.executable, "-W", "error", "-c", code]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    # Not this process's own environment: it has loaded maas, and what that set would be inherited.
+    env = {name: os.environ[name] for name in ("PATH", "PYTHONPATH") if name in os.environ}
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=env)
     assert run.returncode == 0, run.stderr
     assert run.stderr == ""
     return run.stdout
