@@ -42,7 +42,7 @@ docs: $(STAMP)  ## build docs/_build/html; a warning is an error
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet -b html docs docs/_build/html
 
 bench: $(STAMP)  ## run every benchmark, one after the other
-	@set -e; for bench in benchmarks/bench_*.py; do echo "== $$bench"; $(BIN)/python $$bench; done
+	$(BIN)/python -m benchmarks
 
 clean:  ## remove .venv and what was built
 	rm -rf $(VENV) build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis
