@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any
 
-from maas.errors import DeadlineExceeded, LimitExceeded
+from maas.errors import DeadlineExceeded, Error, LimitExceeded
 from maas.http import Response
 from maas.server.forms import problem
 from maas.server.front import Admission, Front, Head
@@ -32,7 +32,7 @@ async def respond(front: Front, scope: _Event, receive: _Receive, send: _Send) -
         return
     decision = front.admit(_head(scope))
     if isinstance(decision, Admission):
-        body = await _body(scope, receive, decision.body_cap)
+        body = await _body(scope, receive, decision)
         if body is None:
             return
         if isinstance(body, Response):
@@ -71,31 +71,44 @@ def _head(scope: _Event) -> Head:
     )
 
 
-async def _body(scope: _Event, receive: _Receive, cap: int) -> bytearray | Response | None:
+async def _body(
+    scope: _Event, receive: _Receive, admission: Admission
+) -> bytearray | Response | None:
     """The whole body; a refusal; or None when the peer left."""
+    cap = admission.body_cap
     told = next(
         (value for name, value in scope["headers"] if name.lower() == b"content-length"), b"0"
     )
     if told.isdigit() and int(told) > cap:
-        return problem(LimitExceeded(f"a body of {int(told)} bytes; this server takes {cap}"))
+        return _refusal(
+            admission, LimitExceeded(f"a body of {int(told)} bytes; this server takes {cap}")
+        )
     body = bytearray()
     more = True
     while more:
         try:
             event = await asyncio.wait_for(receive(), _BODY_SECONDS)
         except TimeoutError:
-            return problem(
-                DeadlineExceeded(f"nothing more of the body came for {_BODY_SECONDS:.0f} seconds")
+            return _refusal(
+                admission,
+                DeadlineExceeded(f"nothing more of the body came for {_BODY_SECONDS:.0f} seconds"),
             )
         if event["type"] == "http.disconnect":
             return None
         body += event.get("body", b"")
         more = event.get("more_body", False)
         if len(body) > cap:
-            return problem(
-                LimitExceeded(f"a body of more than {cap} bytes; this server takes no more")
+            return _refusal(
+                admission,
+                LimitExceeded(f"a body of more than {cap} bytes; this server takes no more"),
             )
     return body
+
+
+def _refusal(admission: Admission, error: Error) -> Response:
+    if admission.refusal is None:
+        return problem(error)
+    return admission.refusal(error.status, str(error))
 
 
 async def _answer(front: Front, admission: Admission, body: bytearray, send: _Send) -> None:

@@ -72,6 +72,10 @@ class Shared:
         self.held += count
 
 
+_NONE = Admission(0)
+"""What a request has before its head was decided on."""
+
+
 class Stage(enum.Enum):
     """What the next byte of the peer belongs to."""
 
@@ -93,7 +97,6 @@ class Connection(asyncio.BufferedProtocol):
     _outlet: Outlet
     _reader: HeadReader
     _opening: Opening
-    _admission: Admission
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
@@ -101,6 +104,7 @@ class Connection(asyncio.BufferedProtocol):
         self._since = shared.clock  # the stage's time runs from here ...
         self._limit = shared.patience.header  # ... for so many seconds
         self._inbox = bytearray()
+        self._admission = _NONE
         self._body: Sized | Chunked | None = None
         self._held = 0
         self._task: asyncio.Task[None] | None = None
@@ -210,10 +214,10 @@ class Connection(asyncio.BufferedProtocol):
             admission = problem(500, FAILED)
         if isinstance(admission, Response):
             self._turn_away(admission)
-        elif opening.length is not None and opening.length > admission.body_cap:
-            raise Refusal(413, f"the body is larger than {admission.body_cap} bytes")
         else:
             self._admission = admission
+            if opening.length is not None and opening.length > admission.body_cap:
+                raise Refusal(413, f"the body is larger than {admission.body_cap} bytes")
             self._receive(opening, admission.body_cap)
 
     def _turn_away(self, response: Response) -> None:
@@ -295,6 +299,7 @@ class Connection(asyncio.BufferedProtocol):
             self._go_on()
 
     def _go_on(self) -> None:
+        self._admission = _NONE
         if self._closes or self._shared.draining:
             self._finish()
         else:
@@ -342,7 +347,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def _refuse(self, status: int, detail: str) -> None:
         """Reply to what cannot be answered, and close."""
-        self._outlet.write(b"".join(whole(problem(status, detail), close=True)))
+        refusal = self._admission.refusal or problem
+        self._outlet.write(b"".join(whole(refusal(status, detail), close=True)))
         self._finish(unread=True)
 
     def _finish(self, *, unread: bool = False) -> None:

@@ -1,16 +1,17 @@
-"""The two forms a call and its answer have: messages of the wire format, and JSON.
+"""The two forms of our own that a call and its answer have: messages of the wire format, and JSON.
 
 The caller's content type decides, once, and nothing in the body may choose another.
 """
 
 import contextlib
+import logging
 import math
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
 from maas import wire
 from maas.calls import Call, Context, Info
-from maas.errors import CodecError, Error, NotFound, NotReady, Overloaded
+from maas.errors import CodecError, Error, InternalError, NotFound, NotReady, Overloaded
 from maas.executors.base import ModelInfo, Stream, no_method
 from maas.failures import REMOTE_TRACEBACK
 from maas.http import MSGPACK, PROBLEM, Buffer, Headers, Response
@@ -20,7 +21,18 @@ from maas.server import json_form
 from maas.server.guard import Caller
 from maas.wire import End, Failure, Item
 
-__all__ = ["JSON", "Form", "Packed", "Plain", "Route", "Serving", "json_response", "problem"]
+__all__ = [
+    "JSON",
+    "Form",
+    "Packed",
+    "Plain",
+    "Route",
+    "Serving",
+    "internal",
+    "json_response",
+    "problem",
+    "retry_after",
+]
 
 JSON = "application/json"
 LINES = "application/x-ndjson"
@@ -60,6 +72,10 @@ class Form(Protocol):
 
     route: Route
 
+    @property
+    def wish(self) -> bytes:
+        """What the answer depends on beyond the call; told after `read`."""
+
     def read(self, body: bytearray) -> Call:
         """The call that the body holds."""
 
@@ -75,6 +91,8 @@ class Form(Protocol):
 
 class Packed:
     """Messages of the wire format, both ways."""
+
+    wish = b""
 
     def __init__(self, serving: Serving, route: Route) -> None:
         self.route = route
@@ -104,7 +122,7 @@ class Packed:
     def failure(self, error: Exception, rng: bytes | None = None) -> Response:
         """The error as a message."""
         status = error.status if isinstance(error, Error) else 500
-        headers = self._headers + _retry_after(error)
+        headers = self._headers + retry_after(error)
         return Response(status, headers, self._failure(error, rng))
 
     def _failure(self, error: Exception, rng: bytes | None = None) -> Sequence[Buffer]:
@@ -130,6 +148,8 @@ class Packed:
 
 class Plain:
     """JSON, for people with curl and for small inputs."""
+
+    wish = b""
 
     def __init__(self, serving: Serving, route: Route) -> None:
         self.route = route
@@ -187,7 +207,8 @@ def _hush(error: BaseException) -> None:
         ]
 
 
-def _retry_after(error: Exception) -> Headers:
+def retry_after(error: Exception) -> Headers:
+    """The header that says when to come back, for the errors that know."""
     if not isinstance(error, Overloaded | NotReady):
         return ()
     seconds: Any = error.retry_after  # the model's own error may say anything
@@ -220,7 +241,16 @@ def _details(error: Exception) -> dict[str, Any]:
 def problem(error: Exception) -> Response:
     """The error as problem details (RFC 9457)."""
     details = _details(error)
-    headers = _retry_after(error)
+    headers = retry_after(error)
     if details["status"] == 401:
         headers += (("www-authenticate", "Bearer"),)
     return json_response(details["status"], details, PROBLEM, headers)
+
+
+def internal(error: Exception) -> Error:
+    """What callers are told of a fault of this server; its log is told the rest."""
+    _LOG.exception("a request failed", exc_info=error)
+    return InternalError("the server failed to answer; its log tells why")
+
+
+_LOG = logging.getLogger("maas")

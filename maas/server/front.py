@@ -12,6 +12,7 @@ before it is known whether anybody wants it:
                     └──> Admission(body_cap) ──> body ──> answer() ──> Response
 """
 
+from collections.abc import Callable
 from typing import Protocol
 
 import attrs
@@ -52,10 +53,13 @@ class Admission:
     """Leave to go on: a body of up to `body_cap` bytes will be received.
 
     `route` is the front's own memory of what it decided; runners pass it on unread.
+    `refusal` makes the reply to a body that is too large or too slow, of a status and its
+    reason, for callers who read no problem details.
     """
 
     body_cap: int
     route: object = None
+    refusal: Callable[[int, str], Response] | None = None
 
 
 class Front(Protocol):

@@ -8,13 +8,13 @@ model, and nothing here knows whether the executor behind it is local or a gatew
     POST /{model}/{method}   call a method      GET /{model}         what it takes
     GET  /healthz            the process lives  GET /readyz          it takes calls
                                                 GET /{model}/readyz  this model does
+    /v2/...                  the Open Inference Protocol; inference_protocol/addresses.py
 """
 
 import asyncio
 import concurrent.futures
 import contextlib
 import hashlib
-import logging
 import re
 import threading
 import time
@@ -31,7 +31,6 @@ from maas.errors import (
     CodecError,
     DeadlineExceeded,
     Error,
-    InternalError,
     NotFound,
     NotReady,
     SignatureError,
@@ -41,10 +40,14 @@ from maas.executors.base import NAME, ModelInfo, in_loop, late
 from maas.http import MSGPACK, Headers, Response, header
 from maas.limits import Limits
 from maas.model import Model
-from maas.server import json_form, page
-from maas.server.forms import JSON, Form, Packed, Plain, Route, json_response, problem
+from maas.server import head_fields, json_form, page
+from maas.server.compression import Inflater
+from maas.server.forms import JSON, Form, Packed, Plain, Route, internal, json_response, problem
 from maas.server.front import Admission, Head
 from maas.server.guard import DEFAULT_GRANTS, Caller, Guard
+from maas.server.inference_protocol.addresses import is_under
+from maas.server.inference_protocol.form import InferenceRoute
+from maas.server.inference_protocol.routes import InferenceProtocol
 from maas.server.keyed import KeyedAnswers
 from maas.versions import versions
 from maas.wire import Description, Failure
@@ -56,7 +59,6 @@ RESERVED = frozenset({"healthz", "readyz", "metrics", "v2", "maas"})
 
 _METHOD = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _MSGPACK = frozenset({MSGPACK, "application/msgpack", "application/x-msgpack"})
-_LOG = logging.getLogger("maas")
 
 
 class Handler:
@@ -97,6 +99,8 @@ class Handler:
         self._asking: dict[str, concurrent.futures.Future[ModelInfo]] = {}
         self._met: dict[str, ModelInfo] = {}
         self._digests: dict[str, str] = {}
+        self.inflater = Inflater(self.limits.body)
+        self._inference = InferenceProtocol(self)
 
     def draining(self) -> None:
         """From now on tell callers that this server is not ready."""
@@ -106,6 +110,8 @@ class Handler:
 
     def admit(self, head: Head) -> Admission | Response:
         """Leave to send a body, or the answer to a request that has none or may not have one."""
+        if is_under(head.path):
+            return self._inference.admit(head)
         try:
             route = self._route(head)
             if route.page == "healthz":
@@ -117,15 +123,15 @@ class Handler:
         return Admission(0 if route.page else self.limits.body, route)
 
     def _route(self, head: Head) -> Route:
-        self._check_host(head)
+        self.check_host(head)
         first, second = _segments(head.path)
         if first in ("healthz", "readyz"):
             if second:
                 raise NotFound(f"nothing is at {head.path!r:.80}")
             return Route(_ANYONE, page=first)
-        caller = self.guard.admit(_only(head, "authorization"))
+        caller = self.guard.admit(head_fields.only(head, "authorization"))
         if second == "readyz":
-            self._seen(caller, first)
+            self.check_seen(caller, first)
             return Route(caller, model=first, page="readyz")
         if head.method in ("GET", "HEAD"):
             if second:
@@ -147,30 +153,28 @@ class Handler:
     def _call_route(self, head: Head, caller: Caller, model: str, method: str) -> Route:
         name = method or CALL
         caller.check("call", model, name)
-        self._seen(caller, model)
+        self.check_seen(caller, model)
         content = (header(head.headers, "content-type") or "").partition(";")[0].strip().lower()
         if content not in _MSGPACK and content != JSON:
             raise UnknownContent(
                 f"content type {content!r:.60}; this server reads {MSGPACK} and {JSON}"
             )
-        if self._draining:
-            raise NotReady(
-                "the server is shutting down; another one will take the call", retry_after=1.0
-            )
+        self.check_ready()
         return Route(
             caller,
             model,
             name,
             packed=content in _MSGPACK,
-            deadline=_deadline(header(head.headers, "maas-timeout")),
-            key=_key(_only(head, "idempotency-key")),
+            deadline=head_fields.deadline(header(head.headers, "maas-timeout")),
+            key=head_fields.key(head_fields.only(head, "idempotency-key")),
             trace=header(head.headers, "traceparent"),
         )
 
-    def _check_host(self, head: Head) -> None:
+    def check_host(self, head: Head) -> None:
+        """Refuses a host that is not this server's."""
         if self.hosts is None:
             return
-        host = (_only(head, "host") or "").lower()
+        host = (head_fields.only(head, "host") or "").lower()
         name = host.rpartition(":")[0] if re.search(r":\d+$", host) else host
         if name not in self.hosts:
             raise Misdirected(
@@ -178,12 +182,20 @@ class Handler:
                 f"not for the host {name!r:.80}"
             )
 
-    def _seen(self, caller: Caller, name: str) -> Model[..., Any]:
-        found = self.models.get(name) if caller.sees(name) else None
-        if found is None:
-            here = ", ".join(sorted(filter(caller.sees, self.models))) or "none"
+    def check_seen(self, caller: Caller, name: str) -> None:
+        """Refuses a model that is not here for this caller."""
+        if name not in self.models or not caller.sees(name):
+            here = ", ".join(self.names(caller)) or "none"
             raise NotFound(f"no model {name!r:.80} here; there are: {here}")
-        return found
+
+    def names(self, caller: Caller) -> list[str]:
+        """The models that are here for this caller."""
+        return sorted(filter(caller.sees, self.models))
+
+    def check_ready(self) -> None:
+        """Refuses when the server takes no calls."""
+        if self._draining:
+            raise NotReady("the server is shutting down", retry_after=1.0)
 
     # Answers that need no model.
 
@@ -191,8 +203,7 @@ class Handler:
         return json_response(200, {"status": "alive"})
 
     def _ready(self) -> Response:
-        if self._draining:
-            raise NotReady("the server is shutting down", retry_after=1.0)
+        self.check_ready()
         return json_response(200, {"status": "ready"})
 
     # Descriptions.
@@ -200,11 +211,11 @@ class Handler:
     async def _describe(self, route: Route) -> Response:
         caller = route.caller
         if route.model:
-            self._seen(caller, route.model)
-        names = [route.model] if route.model else sorted(filter(caller.sees, self.models))
+            self.check_seen(caller, route.model)
+        names = [route.model] if route.model else self.names(caller)
         for name in names:
             caller.check_grant("describe", name)
-        infos = {name: _shown(await self._meet(name), caller) for name in names}
+        infos = {name: _shown(await self.meet(name), caller) for name in names}
         if route.html:
             text = page.index(infos, base=route.base, locked=self.guard.locked)
             kind: Headers = (("content-type", "text/html; charset=utf-8"),)
@@ -223,7 +234,7 @@ class Handler:
             headers += (("maas-digest", self.digest(names[0])),)
         return Response(200, headers, wire.encode(Description(data), self.limits))
 
-    async def _meet(self, name: str) -> ModelInfo:
+    async def meet(self, name: str) -> ModelInfo:
         """What the model says about itself; not on this loop, as a gateway's asks elsewhere."""
         asking = self._asking.get(name)
         if asking is None or asking.done():
@@ -249,10 +260,17 @@ class Handler:
     async def answer(self, admission: Admission, body: bytearray) -> Response:
         """The answer to an admitted request; failures are answers too."""
         route: Any = admission.route
-        form: Form = Packed(self, route) if route.packed else Plain(self, route)
+        if isinstance(route, InferenceRoute):
+            return await self._inference.answer(route, body)
+        return await self.converse(
+            Packed(self, route) if route.packed else Plain(self, route), body
+        )
+
+    async def converse(self, form: Form, body: bytearray) -> Response:
+        """What the form makes of the answer to the call that it reads."""
         try:
-            if route.page:
-                return await self._describe(route)
+            if form.route.page:
+                return await self._describe(form.route)
             call = await self._read(form, body)
             if call.context.key is not None:
                 return await self._answer_keyed(call, form)
@@ -261,7 +279,7 @@ class Handler:
             # Raised here and not by the model, so its traceback tells callers nothing.
             return form.failure(error.with_traceback(None))
         except Exception as error:  # noqa: BLE001 - a fault of this server must not end it
-            return form.failure(_internal(error))
+            return form.failure(internal(error))
 
     async def _read(self, form: Form, body: bytearray) -> Call:
         """The call; what its model takes is known afterwards."""
@@ -279,7 +297,7 @@ class Handler:
             return
         left = None if deadline is None else deadline - time.monotonic()
         try:
-            await asyncio.wait_for(self._meet(name), left)
+            await asyncio.wait_for(self.meet(name), left)
         except TimeoutError:
             raise late(name) from None
 
@@ -322,14 +340,15 @@ class Handler:
         """
         if self.models[call.model].where != "here":
             with contextlib.suppress(Error, TimeoutError):
-                await asyncio.wait_for(self._meet(call.model), call.context.remaining())
+                await asyncio.wait_for(self.meet(call.model), call.context.remaining())
 
     async def _answer_keyed(self, call: Call, form: Form) -> Response:
         # Another attempt has another deadline and trace, and is the same call.
         bare = attrs.evolve(call, context=attrs.evolve(call.context, deadline=None, trace=None))
-        digest = hashlib.sha256(b"".join(wire.encode_call(bare, self.limits))).digest()
-        route = form.route
-        key = (route.caller.id, call.model, call.method, str(call.context.key), str(route.packed))
+        message = wire.encode_call(bare, self.limits)
+        digest = hashlib.sha256(b"".join([*message, form.wish])).digest()
+        kind = type(form).__name__
+        key = (form.route.caller.id, call.model, call.method, str(call.context.key), kind)
         left = call.context.remaining()
         try:
             return await self._keyed.answer(key, digest, lambda: self._answer(bare, form), left)
@@ -353,21 +372,6 @@ class Misdirected(Error):
 
 
 _ANYONE = Caller("anyone", frozenset())
-
-
-def _only(head: Head, name: str) -> str | None:
-    """The value of a header that may be there once: of two, each reader would choose another."""
-    found = [value for key, value in head.headers if key == name]
-    if len(found) > 1:
-        raise CodecError(f"the header {name} came {len(found)} times; send it once")
-    return found[0] if found else None
-
-
-def _key(text: str | None) -> str | None:
-    # As wire.py has it for keys that come in a message.
-    if text is not None and not (0 < len(text) <= 256 and text.isascii() and text.isprintable()):
-        raise CodecError("idempotency-key wants 1 to 256 printable ASCII characters")
-    return text
 
 
 def _shown(info: ModelInfo, caller: Caller) -> ModelInfo:
@@ -402,14 +406,6 @@ def _segments(path: str) -> tuple[str, str]:
     return first, second
 
 
-def _deadline(seconds: str | None) -> float | None:
-    if seconds is None:
-        return None
-    if re.fullmatch(r"\d{1,9}(\.\d{1,9})?", seconds) is None:
-        raise CodecError(f"maas-timeout wants seconds, such as 2.5; got {seconds!r:.40}")
-    return time.monotonic() + float(seconds)
-
-
 def _base(head: Head) -> str:
     scheme = "https" if head.secure else "http"
     return f"{scheme}://{header(head.headers, 'host') or 'localhost'}{head.root}"
@@ -435,8 +431,3 @@ def _requires_grad(value: Any, limits: Limits) -> bool:
 
 
 _SCALARS = frozenset({str, int, float, bool, bytes, type(None)})
-
-
-def _internal(error: Exception) -> Error:
-    _LOG.exception("a request failed", exc_info=error)
-    return InternalError("the server failed to answer; its log tells why")

@@ -27,8 +27,6 @@ import binascii
 import datetime as dt
 import decimal
 import itertools
-import json
-import re
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Set
 from typing import Any
@@ -40,9 +38,10 @@ from maas.limits import Limits
 from maas.parameters import KINDS, Parameter
 from maas.schema import Schema, mismatch
 from maas.server.json_answers import line, plain
+from maas.server.json_text import parsed
 from maas.server.number_lists import WORDS, array, brief_kind, numeric_lists
 
-__all__ = ["arguments", "line", "plain"]
+__all__ = ["Converter", "arguments", "line", "plain"]
 
 _EXAMPLE = (
     'an object of arguments by name, such as {"x": [[1, 2, 3]]}, '
@@ -70,7 +69,7 @@ def arguments(
     """
     data = _parsed(body, limits)
     parameters = method.signature.parameters
-    reader = _Converter(guesses=kind == "torch")
+    reader = Converter(guesses=kind == "torch")
     if type(data) is list:
         pairs = zip(_slots(data, parameters), data, strict=True)
         return tuple(reader.convert(schema, item, label) for (label, schema), item in pairs), {}
@@ -126,10 +125,6 @@ def _named(parameters: Iterable[Parameter]) -> dict[str, Schema]:
 
 # JSON, bounded.
 
-_BRACKET = re.compile(r'"(?:\\.|[^"\\])*+(?:"|\\?\Z)|[\[\]{}]', re.DOTALL)
-"""A string, which may hold brackets, or a bracket; a string without an end reaches to the end,
-for else every quote in it would be tried anew."""
-
 
 def _parsed(body: bytes, limits: Limits) -> Any:
     if len(body) > limits.header:
@@ -139,32 +134,7 @@ def _parsed(body: bytes, limits: Limits) -> Any:
         )
     if not body.strip():
         raise CodecError(f"the body is empty; a JSON call is {_EXAMPLE}, or {{}} for no arguments")
-    try:
-        text = body.decode()
-        _check_depth(text, limits.depth)
-        return json.loads(text, object_pairs_hook=_Reader((), limits).pairs)
-    except CodecError:
-        raise
-    except UnicodeDecodeError as error:
-        raise CodecError(f"JSON is UTF-8, and byte {error.start} of the body is not") from None
-    except ValueError as error:  # JSONDecodeError, and an int of more than 4,300 digits
-        raise CodecError(f"the body is no JSON: {error}; a JSON call is {_EXAMPLE}") from None
-
-
-def _check_depth(text: str, depth: int) -> None:
-    # Before the parser, which recurses on the C stack of whichever thread this is.
-    if text.count("[") + text.count("{") <= depth:
-        return
-    level = 0
-    for found in _BRACKET.finditer(text):
-        level += _STEPS.get(found[0], 0)
-        if level > depth:
-            raise LimitExceeded(
-                f"the JSON is nested deeper than {depth} levels at character {found.start()}"
-            )
-
-
-_STEPS = {"[": 1, "{": 1, "]": -1, "}": -1}
+    return parsed(body, limits, _Reader((), limits).pairs, wanted=f"a JSON call is {_EXAMPLE}")
 
 
 class _Reader(values.Unpacker):
@@ -202,7 +172,7 @@ _TAGS: dict[str, Callable[[Any], Any]] = {"$bytes": _from_base64, "$array": _fro
 # What the signature fills in.
 
 
-class _Converter:
+class Converter:
     """Brings JSON's few types to those that a schema wants.
 
     `guesses`: where nothing is wanted, lists of numbers become arrays.

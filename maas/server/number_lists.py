@@ -15,7 +15,7 @@ import numpy as np
 from maas import tensors, values
 from maas.errors import CodecError
 
-__all__ = ["WORDS", "array", "brief_kind", "numeric_lists"]
+__all__ = ["WORDS", "array", "brief_kind", "numeric_lists", "rectangle"]
 
 WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 """How protobuf's JSON, and ours, writes what JSON has no number for."""
@@ -41,7 +41,7 @@ def _look(data: list[Any], found: set[int]) -> bool:
 
 def array(data: Any, dtype: str, label: str) -> Any:
     """Nested lists of numbers as an array of exactly that dtype."""
-    shape, numbers = _rectangle(data, label)
+    shape, numbers = rectangle(data, label)
     allowed = _LEAVES[re.match("[a-z]+", dtype)[0]]  # type: ignore[index]
     if not set(map(type, numbers)) <= allowed:
         numbers = _numbers(numbers, allowed, shape, f"{label} wants {dtype}")
@@ -62,7 +62,7 @@ _LEAVES: dict[str, set[type]] = {
 }
 
 
-def _rectangle(data: Any, label: str) -> tuple[tuple[int, ...], list[Any]]:
+def rectangle(data: Any, label: str) -> tuple[tuple[int, ...], list[Any]]:
     """The shape of nested lists, and what is in them, in order."""
     shape: list[int] = []
     level = [data]
