@@ -73,7 +73,12 @@ def octets(buffer: Buffer) -> memoryview:
 
 
 def problem(status: int, detail: str, headers: Headers = ()) -> Response:
-    """An error of the server itself, as RFC 9457 has it."""
+    """An error of the server itself, as RFC 9457 has it.
+
+    `error` says it again for clients of the Open Inference Protocol, who read nothing else:
+    before a head is understood, nobody knows who asks.
+    """
     title = _PHRASES.get(status, "Unknown")
     record = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+    record["error"] = detail
     return Response(status, (("content-type", PROBLEM), *headers), (json.dumps(record).encode(),))

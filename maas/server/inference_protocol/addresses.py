@@ -24,7 +24,7 @@ VERSION = "1"
 _PATH = re.compile(
     rf"/v2(?:/(?:(?P<models>models)|health/(?P<health>live|ready)"
     rf"|models/(?P<model>{NAME.pattern})(?:\.(?P<method>[A-Za-z_][A-Za-z0-9_]{{0,63}}))?"
-    rf"(?:/versions/(?P<version>[A-Za-z0-9._-]{{1,64}}))?(?:/(?P<act>ready|infer))?)?)?/?"
+    rf"(?:/versions/(?P<version>[A-Za-z0-9._-]{{1,64}}))?(?:/(?P<act>ready|infer))?))?/?"
 )
 
 
