@@ -102,6 +102,7 @@ def say(url: str, lines: list[str], body: bytes = b"") -> tuple[int, bytes]:
 
 def ask(url, method, path, key=None, *extra, host="localhost", body=b"[]"):
     """A request with the usual headers, and others."""
+    body = b'{"inputs": []}' if path.startswith("/v2/") else body
     lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", "Connection: close"]
     lines += [] if key is None else [f"Authorization: Bearer {key}"]
     lines += ["Content-Type: application/json", *extra]
@@ -123,6 +124,20 @@ ENDPOINTS = [
     ("POST", "/nothing"),
     ("GET", "/nothing"),
     ("GET", "/nothing/readyz"),
+    ("GET", "/v2"),
+    ("GET", "/v2/"),
+    ("GET", "/v2/models"),
+    ("GET", "/v2/models/net"),
+    ("GET", "/v2/models/net/versions/1"),
+    ("HEAD", "/v2/models/net"),
+    ("GET", "/v2/models/net/ready"),
+    ("POST", "/v2/models/net/infer"),
+    ("POST", "/v2/models/net/versions/1/infer"),
+    ("POST", "/v2/models/echo/infer"),
+    ("POST", "/v2/models/agent.move/infer"),
+    ("POST", "/v2/models/agent.stop/infer"),
+    ("GET", "/v2/models/nothing"),
+    ("POST", "/v2/models/nothing/infer"),
 ]
 
 CREDENTIALS = {
@@ -200,6 +215,12 @@ PATHS = {
     "health as a method": "/healthz/net",
     "ready as a folder": "/readyz/net",
     "three parts": "/echo/net/move",
+    "protocol, upper case": "/v2/models/NET/infer",
+    "protocol, double slash": "/v2//models/net/infer",
+    "protocol, dots": "/v2/models/echo/../net/infer",
+    "protocol, encoded": "/v2/models/%6eet/infer",
+    "protocol, health first": "/v2/health/live/../../models/net",
+    "protocol, as a model": "/v2/net",
 }
 
 
@@ -256,6 +277,26 @@ GRANTED = {
     NOBODY: {("GET", "/net/readyz")},
 }
 GRANTED[OTHERS] |= {("GET", "/")}
+V2 = "/v2/models"
+ABOUT = {("GET", "/v2"), ("GET", "/v2/")}
+GRANTED[OTHERS] |= ABOUT | {("GET", V2), ("POST", f"{V2}/echo/infer")}
+GRANTED[READER] |= ABOUT | {
+    ("GET", V2),
+    ("GET", f"{V2}/net"),
+    ("GET", f"{V2}/net/versions/1"),
+    ("HEAD", f"{V2}/net"),
+    ("GET", f"{V2}/net/ready"),
+}
+GRANTED[CALLER] |= ABOUT | {
+    ("GET", f"{V2}/net/ready"),
+    ("POST", f"{V2}/net/infer"),
+    ("POST", f"{V2}/net/versions/1/infer"),
+    ("POST", f"{V2}/echo/infer"),
+    ("POST", f"{V2}/agent.move/infer"),
+    ("POST", f"{V2}/agent.stop/infer"),
+}
+GRANTED[MOVER] |= ABOUT | {("GET", V2), ("POST", f"{V2}/agent.move/infer")}
+GRANTED[NOBODY] |= ABOUT | {("GET", f"{V2}/net/ready")}
 
 
 @pytest.mark.parametrize("key", GRANTED, ids=["tenant", "reader", "caller", "mover", "nobody"])
@@ -268,9 +309,18 @@ def test_key_does_what_it_is_granted_and_no_more(running, key):
 @pytest.mark.parametrize("key", [OTHERS, MOVER], ids=["tenant", "mover"])
 def test_models_of_others_cannot_be_told_from_none(running, key):
     """A model that a key may not see is refused in the same words as one that does not exist."""
-    for method, suffix in [("GET", ""), ("POST", ""), ("GET", "/readyz"), ("POST", "/move")]:
-        there = ask(running.url, method, f"/net{suffix}", key)
-        nowhere = ask(running.url, method, f"/not{suffix}", key)
+    for method, path in [
+        ("GET", "/net"),
+        ("POST", "/net"),
+        ("GET", "/net/readyz"),
+        ("POST", "/net/move"),
+        ("GET", "/v2/models/net"),
+        ("GET", "/v2/models/net/ready"),
+        ("POST", "/v2/models/net/infer"),
+        ("POST", "/v2/models/net.move/infer"),
+    ]:
+        there = ask(running.url, method, path, key)
+        nowhere = ask(running.url, method, path.replace("net", "not"), key)
         assert there[0] == nowhere[0]
         assert there[1].replace(b"net", b"not") == nowhere[1]
 
@@ -350,7 +400,14 @@ def unlocked():
 )
 def test_web_page_cannot_rebind_its_name_to_this_machine(unlocked, hosts):
     """A server without a key answers only for this machine's own names, said exactly once."""
-    for method, path in [("GET", "/"), ("POST", "/net"), ("GET", "/healthz"), ("GET", "/readyz")]:
+    for method, path in [
+        ("GET", "/"),
+        ("POST", "/net"),
+        ("GET", "/healthz"),
+        ("GET", "/readyz"),
+        ("GET", "/v2/health/live"),
+        ("POST", "/v2/models/net/infer"),
+    ]:
         lines = [f"{method} {path} HTTP/1.1", *hosts, "Content-Type: application/json"]
         status, reply = say(unlocked.url, [*lines, "Connection: close"], b"[]")
         assert status in (400, 421), reply

@@ -16,6 +16,8 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import maas
 from maas.http import Response
@@ -252,7 +254,9 @@ def test_depth(levels, opening):
     refused(handler_of(), deep + opening * (levels // 8))
 
 
-@pytest.mark.parametrize("pattern", [b"[],", b"{},", b'{"a":1},', b'"\xc4\x80",', b"9999,", b"1e1,"])
+@pytest.mark.parametrize(
+    "pattern", [b"[],", b"{},", b'{"a":1},', b'"\xc4\x80",', b"9999,", b"1e1,"]
+)
 @pytest.mark.parametrize("header", [2**20, 2**26])
 def test_small_text_is_small_in_memory(pattern, header):
     """A megabyte of JSON, or as many as the limits on bytes allow, never takes more than memory."""
@@ -338,7 +342,9 @@ def test_names_that_come_twice():
     refused(handler_of(), request(x(data=[1])).replace(b'"shape"', b'"name": "y", "shape"'))
 
 
-@pytest.mark.parametrize("name", ["__class__", "self", "x.y", "a" * 10_000, "\ud800", "\x1b[2J", ""])
+@pytest.mark.parametrize(
+    "name", ["__class__", "self", "x.y", "a" * 10_000, "\ud800", "\x1b[2J", ""]
+)
 def test_names_that_no_parameter_has(name):
     """A name is looked up and never used otherwise; a message shows little of it, unprintable
     characters escaped.
@@ -387,7 +393,9 @@ def bomb(size, how=gzip.compress):
 
 
 @pytest.mark.parametrize(
-    ("coding", "how"), [("gzip", gzip.compress), ("deflate", zlib.compress)], ids=["gzip", "deflate"]
+    ("coding", "how"),
+    [("gzip", gzip.compress), ("deflate", zlib.compress)],
+    ids=["gzip", "deflate"],
 )
 def test_bombs(coding, how):
     """A kilobyte that opens to megabytes is refused at the limit, and not held."""
@@ -536,3 +544,33 @@ def test_numpy_is_the_oracle():
         body, headers = binary(array.tobytes(), [2, 3], datatype)
         _, data, _ = ask(handler_of(), body, headers)
         assert data["outputs"][0]["data"] == array.reshape(-1).tolist()
+
+
+# Mutations.
+
+MODELS = ["same", "net", "listed", "texts"]
+
+
+@settings(max_examples=500)
+@given(st.data())
+def test_mutations(data):
+    """A request with bytes changed, cut or put in gives an answer or the caller's error."""
+    model = data.draw(st.sampled_from(MODELS))
+    datatype = "BYTES" if model == "texts" else "INT64"
+    content = b"\1\0\0\0a" * 3 if model == "texts" else bytes(24)
+    if data.draw(st.booleans()):
+        body, headers = binary(content, [3], datatype, parameters={"binary_data_output": True})
+    else:
+        body, headers = request(x([3], datatype, data=["a"] * 3)), []
+    body = bytearray(body.replace(b'"x"', b'"input"') if model == "net" else body)
+    for _ in range(data.draw(st.integers(1, 6))):
+        place = data.draw(st.integers(0, max(0, len(body) - 1)))
+        piece = data.draw(st.sampled_from(PIECES) | st.binary(max_size=3))
+        body[place : place + data.draw(st.integers(0, 9))] = piece
+    status, answer, _ = ask(HANDLER, body, headers, f"/v2/models/{model}/infer")
+    assert status == 200 or (400 <= status < 500 and type(answer["error"]) is str) or status == 501
+
+
+PIECES = [b"[", b"]", b"{", b"}", b'"', b",", b"9" * 20, b"-1", b"null", b"1e9", b"[]", b"\0"]
+PIECES += [b'"FP32"', b'"BOOL"', b'"BYTES"', b'"BF16"', b'"data"', b'"outputs"', b'"parameters"']
+HANDLER = handler_of()

@@ -18,6 +18,7 @@ What becomes Python objects one by one is bounded by `Limits.nodes`.
 
 import itertools
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -28,7 +29,7 @@ from maas.backends.base import Method
 from maas.errors import CodecError, LimitExceeded, SignatureError
 from maas.limits import Limits
 from maas.parameters import KINDS, Parameter
-from maas.schema import ANY, Schema, mismatch
+from maas.schema import Schema, mismatch
 from maas.server.inference_protocol.datatypes import BYTES, DTYPES, split_strings
 from maas.server.inference_protocol.requests import Inference, Input
 from maas.server.json_form import Converter
@@ -76,6 +77,9 @@ def arguments(
     return schemas.bound(named)
 
 
+_INDEX = re.compile("0|[1-9][0-9]{0,3}")
+
+
 def starred(parameter: Parameter, index: int) -> str:
     """The name of an input for `*args`."""
     return f"{parameter.name}_{index}"
@@ -108,8 +112,7 @@ class _Names:
 
     def _is_starred(self, name: str) -> bool:
         prefix, _, index = name.rpartition("_")
-        star = self._star.name if self._star else ""
-        return prefix == star and index.isascii() and index.isdigit() and str(int(index)) == index
+        return prefix == getattr(self._star, "name", "") and _INDEX.fullmatch(index) is not None
 
     def bound(self, named: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """By position what can be, in order; the rest by name."""
@@ -133,16 +136,24 @@ class _Reader:
     def value(self, given: Input, schema: Schema) -> Any:
         """The input as the schema has it; where nothing fits, the executor will say so."""
         content = self._strings(given) if given.datatype == BYTES else self._array(given)
-        options = [
-            item
-            for item in (schema.items if schema.kind == "union" else (schema,))
-            if item.kind != "None"
-        ]
-        for option in options[:-1]:
-            made = self._made(given, content, option)
+        if schema.kind != "union":
+            return self._made(given, content, schema)
+        return self._choose(given, content, schema)
+
+    def _choose(self, given: Input, content: Any, union: Schema) -> Any:
+        """What the first alternative that fits makes of it."""
+        errors, made = [], None
+        for option in union.items:
+            try:
+                made = self._made(given, content, option)
+            except CodecError as error:
+                errors.append(error)
+                continue
             if mismatch(option, made, {}) is None:
                 return made
-        return self._made(given, content, options[-1] if options else ANY)
+        if len(errors) == len(union.items):
+            raise errors[0]
+        return made
 
     def _made(self, given: Input, content: Any, schema: Schema) -> Any:
         if given.datatype == BYTES and schema.kind == "tensor":
