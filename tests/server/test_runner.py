@@ -306,7 +306,7 @@ def test_a_refusal_reaches_a_peer_that_is_still_sending(server: Background) -> N
         said = until_closed(sock)
     assert said.startswith(b"HTTP/1.1 413 ")
     problem = json.loads(said.partition(b"\r\n\r\n")[2])
-    assert set(problem) == {"type", "title", "status", "detail"}
+    assert set(problem) == {"type", "title", "status", "detail", "error"}
     assert problem["status"] == 413
 
 

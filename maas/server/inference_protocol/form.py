@@ -4,13 +4,12 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import attrs
-
 from maas.backends.base import Method
 from maas.calls import Call, Context
 from maas.errors import CodecError, Error, NotFound, Unsupported
 from maas.executors.base import ModelInfo, Stream, no_method
 from maas.http import Headers, Response
+from maas.records import frozen
 from maas.server.forms import JSON, Route, Serving, json_response, retry_after
 from maas.server.inference_protocol.addresses import VERSION, protocol_name
 from maas.server.inference_protocol.arguments import arguments
@@ -27,7 +26,7 @@ _HIGHEST = 100
 """Our priority for the protocol's 1; its 2 is 99, and so on down to 1, above the default 0."""
 
 
-@attrs.frozen
+@frozen
 class InferenceRoute(Route):
     """A route under `/v2`.
 
@@ -64,10 +63,7 @@ class InferenceForm:
         info = self._serving.info(route.model)
         method = found_method(info, route)
         if method.streams:
-            raise Unsupported(
-                f"{route.name} gives a stream, and an inference has one answer; "
-                f"use maas.connect(url), or POST /{route.model}/{route.method}"
-            )
+            raise self._no_stream()
         self._asked = inference(body, route.header_length, limits)
         args, kwargs = arguments(method, info.kind, self._asked, limits)
         return Call(route.model, route.method, args, kwargs, self._context(), owned=True)
@@ -107,9 +103,16 @@ class InferenceForm:
         """The error as the protocol has it."""
         return failure(error)
 
-    def stream(self, stream: Stream[Any]) -> Response:
-        """Never asked for: `read` refuses methods that stream."""
-        raise NotImplementedError
+    def stream(self, _stream: Stream[Any]) -> Response:
+        """An error: an inference has one answer. `read` has said so before anything ran."""
+        return failure(self._no_stream())
+
+    def _no_stream(self) -> Unsupported:
+        route = self._route
+        return Unsupported(
+            f"{route.name} gives a stream, and an inference has one answer; "
+            f"use maas.connect(url), or POST /{route.model}/{route.method}"
+        )
 
 
 def found_method(info: ModelInfo, route: Route) -> Method:
