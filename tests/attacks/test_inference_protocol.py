@@ -490,7 +490,9 @@ def test_pages_of_other_sites_cannot_call(origin):
     """A browser sends this POST without asking, and with its origin: only our own passes."""
     status, data, _ = ask(handler_of(), request(x(data=[1])), [("origin", origin)])
     assert (status, "may not call" in data["error"]) == (403, True)
-    assert ask(handler_of(), request(x(data=[1])), [("origin", "http://a")])[0] == 200
+    ours = ("origin", "http://a")
+    assert ask(handler_of(), request(x(data=[1])), [ours])[0] == 200
+    assert ask(handler_of(), request(x(data=[1])), [ours, ("origin", origin)])[0] == 400
 
 
 # Paths.

@@ -125,11 +125,13 @@ class InferenceProtocol:
         if route.page == "models":
             return json_response(200, {"models": await self._names(route.caller)})
         self._house.check_seen(route.caller, route.model)
+        if route.page == "model":
+            route.caller.check("describe", route.model, route.method)
+        info = await self._house.meet(route.model)
+        method = found_method(info, route)
         if route.page == "model-ready":
             return self._model_ready(route)
-        route.caller.check("describe", route.model, route.method)
-        info = await self._house.meet(route.model)
-        return json_response(200, model_metadata(info, found_method(info, route)))
+        return json_response(200, model_metadata(info, method))
 
     async def _names(self, caller: Caller) -> list[str]:
         found: list[str] = []
@@ -190,7 +192,7 @@ def _check_origin(head: Head) -> None:
 
     Our own forms are safe by their content types, which this protocol's clients do not send.
     """
-    origin = header(head.headers, "origin")
+    origin = head_fields.only(head, "origin")
     if origin is not None and origin.partition("://")[2] != header(head.headers, "host"):
         raise Forbidden(f"a page of {origin!r:.80} may not call the models of this server")
 

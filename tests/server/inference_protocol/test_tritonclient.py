@@ -152,6 +152,9 @@ def test_sync_client_finds_its_way(host):
         assert client.is_model_ready("digits", "1")
         assert not client.is_model_ready("digits", "2")
         assert not client.is_model_ready("nothing")
+        assert client.is_model_ready("agent.move")
+        assert not client.is_model_ready("agent.nothing")
+        assert not client.is_model_ready("agent")
         about = client.get_server_metadata()
         assert about["name"] == "maas"
         assert "binary_tensor_data" in about["extensions"]
