@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from maas.errors import Unauthenticated as Unauthenticated
     from maas.errors import Unsupported as Unsupported
     from maas.errors import VersionMismatch as VersionMismatch
+    from maas.errors import WorkerLost as WorkerLost
     from maas.executors.base import Executor as Executor
     from maas.executors.base import Job as Job
     from maas.executors.base import Stream as Stream
@@ -82,6 +83,7 @@ _ERRORS = (
     "Unauthenticated",
     "Unsupported",
     "VersionMismatch",
+    "WorkerLost",
 )
 _NAMES |= dict.fromkeys(_ERRORS, "maas.errors")
 

@@ -22,7 +22,8 @@
     ├── InternalError       RuntimeError      a fault of the server; it tells no more to strangers
     └── TransportError      ConnectionError   the connection failed
         ├── ProtocolError                     the other side broke HTTP or the wire format
-        └── StreamInterrupted                 a stream ended without its final frame
+        ├── StreamInterrupted                 a stream ended without its final frame
+        └── WorkerLost                        the process that ran the call ended; it may have run
 
     MutationWarning         UserWarning       a model changed its caller's tensor in place
 
@@ -55,6 +56,7 @@ __all__ = [
     "Unauthenticated",
     "Unsupported",
     "VersionMismatch",
+    "WorkerLost",
 ]
 
 
@@ -215,6 +217,20 @@ class StreamInterrupted(TransportError):
     """A stream of items stopped without its final frame."""
 
     code = "stream-interrupted"
+
+
+class WorkerLost(TransportError):
+    """The worker process that had the call ended before it answered, so the call may have run.
+
+    It is not sent again by itself, because it may be run only once, or because two workers ended
+    while they ran it.
+    """
+
+    code = "worker-lost"
+
+    def __init__(self, message: str = "") -> None:
+        # To the caller, who heard this from whoever lost the worker, it is an answer.
+        super().__init__(message, sent=True, answered=True)
 
 
 class MutationWarning(UserWarning):

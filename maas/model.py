@@ -373,15 +373,15 @@ def connect(
     Parameters
     ----------
     where : a target or a Model (here), a `maas.Server` (here, through the whole wire),
-        `"local:module:attribute"` (here, by
-        import path), or a URL: `http://`, `https://`, `http+unix://`.
+        `"local:module:attribute"` (here, by import path), `"workers:module:attribute"` or
+        `"workers:folder"` (in worker processes), or a URL: `http://`, `https://`, `http+unix://`.
     like : a function, or a Model of one, with the model's types, for editors and type checkers.
         At the first use the two signatures are compared, and a difference is a `SignatureError`.
     env : name of an environment variable that, if set, wins over `where`.
     options : of the place. For URLs: `auth` (the key), `verify` (a CA file, an `ssl.SSLContext`),
-        `insecure`,
-        `proxy`, `limits`, `connect_timeout`. Here: `name`, `signature`, `example`,
-        `device`, as `Model` has them.
+        `insecure`, `proxy`, `limits`, `connect_timeout`. For workers: `count`, `devices`,
+        `example`, `name`, `limits`. Here: `name`, `signature`, `example`, `device`, as `Model` has
+        them.
 
     Raises
     ------

@@ -25,6 +25,7 @@ STREET = [
     "schema", "hints", "parameters", "signature", "options", "ambient", "loops", "versions",
     "entry_points",
     "backends", "methods", "transports", "executors", "batches", "model", "server", "store",
+    "worker",
     "data", "train", "compress", "explain", "security", "scale", "testing", "cli", "__main__",
 ]  # fmt: skip
 

@@ -141,6 +141,7 @@ examples:
   maas serve digits=mypkg.models:net mypkg.text:tokens
   maas serve models/digits/                        a folder of maas.save(), or of such folders
   maas serve mypkg.models:net --uds /run/maas.sock for this user's processes alone
+  maas serve mypkg.models:net --workers 2 --devices cuda:0,cuda:1
   maas serve mypkg.models:net --host 0.0.0.0 --key-file keys.toml --tls-cert c.pem --tls-key k.pem
 
 Modules are looked for in this folder first, as with `python -m`. Ctrl-C finishes the calls in
@@ -168,6 +169,8 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         help="what callers may do, with commas between (call,describe)",
     )
     add("--device", help="torch device to move the models to, as cuda:0")
+    add("--workers", type=_count, metavar="N", help="run each model in so many processes")
+    add("--devices", metavar="DEVICES", help="torch devices of the workers, with commas between")
 
 
 def _add_place(parser: argparse.ArgumentParser) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import maas
 from maas.cli.keys import grants, key_in
 from maas.cli.messages import Mistake, nearest
+from maas.executors.spawning import worker_name
 from maas.server.app import Server
 from maas.store.folders import MANIFEST
 
@@ -34,7 +35,13 @@ def serve(options: argparse.Namespace) -> int:
         "insecure": options.insecure,
     }
     guarded = _guarded(options)
-    models = _models(options)
+    if options.workers is not None:
+        models: Any = _worker_targets(options)
+        settings |= {"workers": options.workers, "devices": _devices(options)}
+    else:
+        if options.devices:
+            raise Mistake("--devices is for workers; give --workers N as well, or one --device")
+        models = _models(options)
     if isinstance(models, Server):
         if guarded:
             raise Mistake("that is a maas.Server, which has its own auth and allow; set them there")
@@ -91,6 +98,32 @@ def _unusable(error: OSError, options: argparse.Namespace) -> Mistake:
 
 
 # Targets.
+
+
+def _devices(options: argparse.Namespace) -> list[str]:
+    if options.device is not None and options.devices is not None:
+        raise Mistake("--device and --devices are two ways to say where; give one")
+    given = options.devices or options.device
+    return given.split(",") if given else []
+
+
+def _worker_targets(options: argparse.Namespace) -> dict[str, str]:
+    """The targets by name, unseen: each worker imports its own."""
+    found: dict[str, str] = {}
+    for target in options.targets:
+        name, _equals, place = target.rpartition("=")
+        for own, inner in _places(place):
+            _add(found, name or own or worker_name(inner), inner)
+    return found
+
+
+def _places(place: str) -> list[tuple[str, str]]:
+    path = Path(place)
+    if path.is_dir():
+        return [(own, str(folder)) for own, folder in _model_folders(path)]
+    if ":" not in place:
+        raise Mistake(_no_target(place))
+    return [("", place)]
 
 
 def _models(options: argparse.Namespace) -> Any:
@@ -152,12 +185,16 @@ def _no_target(place: str) -> str:
 
 def _folders(path: Path, device: str | None) -> list[tuple[str, Any]]:
     """The model in a folder, or the models in the folders in it."""
+    return [(own, maas.load(folder, device=device)) for own, folder in _model_folders(path)]
+
+
+def _model_folders(path: Path) -> list[tuple[str, Path]]:
     if (path / MANIFEST).is_file():
-        return [("", maas.load(path, device=device))]
+        return [("", path)]
     inner = sorted(each.parent for each in path.glob(f"*/{MANIFEST}"))
     if not inner:
         raise Mistake(f"{str(path)!r} holds no model that maas.save() made: no {MANIFEST} in it")
-    return [(each.name, maas.load(each, device=device)) for each in inner]
+    return [(each.name, each) for each in inner]
 
 
 def _attribute(module: str, attribute: str) -> Any:

@@ -22,6 +22,7 @@ from maas.signature import Signature
 from maas.wire import Failure
 
 __all__ = [
+    "ADDRESS",
     "END",
     "NAME",
     "Executor",
@@ -40,6 +41,9 @@ T = TypeVar("T")
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 """What a model may be called: the name is part of an address."""
 
+ADDRESS = re.compile(rf"({NAME.pattern})(?:@({NAME.pattern}))?")
+"""Where a model is at a server: `net`, or one version of it, `net@v2`."""
+
 
 @attrs.frozen(kw_only=True)
 class ModelInfo:
@@ -50,6 +54,7 @@ class ModelInfo:
     name : the model's name at the place where it runs.
     kind : kind of target: "torch", "function" or "object".
     where : the place, as `connect` was told it.
+    version : which of the model's versions this is, None where it has none.
     methods : the methods callers may call.
     training : the target's own mode, None where the notion is void.
     device : torch device it lives on, None where the notion is void.
@@ -61,6 +66,7 @@ class ModelInfo:
     name: str
     kind: str
     where: str = "here"
+    version: str | None = None
     methods: Mapping[str, Method]
     training: bool | None = None
     device: str | None = None
@@ -91,6 +97,7 @@ class ModelInfo:
         wanted = {
             "name": str,
             "kind": str,
+            "version": str | None,
             "methods": list,
             "training": bool | None,
             "device": str | None,
@@ -315,6 +322,7 @@ _SCHEMES = {
     "http": "maas.executors.addresses:connect_url",
     "https": "maas.executors.addresses:connect_url",
     "http+unix": "maas.executors.addresses:connect_url",
+    "workers": "maas.executors.spawning:connect_workers",
 }
 
 

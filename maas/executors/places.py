@@ -26,7 +26,7 @@ from maas.errors import (
     Unsupported,
     VersionMismatch,
 )
-from maas.executors.base import NAME, ModelInfo
+from maas.executors.base import ADDRESS, ModelInfo
 from maas.http import Buffer, Response, header
 from maas.limits import Limits
 from maas.signature import Signature
@@ -88,7 +88,7 @@ def learned(
             )
         (model,) = models
         address = f"{path}/{model}"
-    if NAME.fullmatch(model) is None:
+    if ADDRESS.fullmatch(model) is None:
         raise ProtocolError(f"{where} calls its model {model!r:.80}", answered=True)
     info = ModelInfo.from_data(models.get(model), where)
     if expected is not None:

@@ -19,7 +19,7 @@ import attrs
 
 from maas import ambient, wire
 from maas.backends.base import Method
-from maas.calls import AMBIENT, CALL, Call, Context, Result
+from maas.calls import AMBIENT, CALL, Call, Context, Info, Result
 from maas.errors import (
     DeadlineExceeded,
     NotReady,
@@ -93,8 +93,8 @@ class RemoteExecutor:
     # The conversation: no I/O in it.
 
     def _conversation(self, call: Call) -> _Conversation:
-        place = yield from self._introduced(call.context)
-        method = self._checked(place, call)
+        place = yield from self._fitting(call)
+        method = place.info.methods[call.method]
         self._check_answers(method)
         self._budget.earn()
         repeatable = call.context.key is not None or self._runs_twice_as_once(place, method, call)
@@ -145,6 +145,21 @@ class RemoteExecutor:
         self.name = self._place.model
         return self._place
 
+    def _fitting(self, call: Call) -> _Conversation:
+        """The place, where the call fits what the server now says that the model takes."""
+        known = self._place
+        if known is not None:
+            try:
+                self._checked(known, call)
+            except (SignatureError, AttributeError):
+                # It may be another version's by now, and a call that never leaves would not hear.
+                self._place = None
+            else:
+                return known
+        place = yield from self._introduced(call.context)
+        self._checked(place, call)
+        return place
+
     def _checked(self, place: Place, call: Call) -> Method:
         method = place.info.methods.get(call.method)
         if method is None:
@@ -161,8 +176,14 @@ class RemoteExecutor:
         if not isinstance(message, Result | Failure):
             raise ProtocolError(f"{self.where} answered a call with something else", answered=True)
         if isinstance(message, Result):
-            return Result(message.value, message.info.seen_from(self.where), message.rng)
+            assert reply is not None  # noqa: S101 - as above
+            return Result(message.value, self.located(message.info, reply.headers), message.rng)
         return message
+
+    def located(self, info: Info, headers: Headers) -> Info:
+        """The facts, with the place as it is known here and the version that the server names."""
+        _, _, version = (header(headers, "maas-model") or "").partition("@")
+        return info.seen_from(self.where, version or None)
 
     def _message(self, reply: Response | None) -> Any:
         assert reply is not None  # noqa: S101 - pauses are answered by None, requests never
@@ -292,14 +313,20 @@ class RemoteExecutor:
 
     async def _answer(self, job: Job[Any], call: Call) -> None:
         try:
-            await self._introduce(call.context)
-            if self._draws(call, self.method(call.method)):
-                loop = asyncio.get_running_loop()
-                job.settle(await loop.run_in_executor(self._one_thread(), self._settled, call))
-            else:
-                job.settle(await self._there(self._conversation(call), call.context.deadline))
+            job.settle(await self.answered(call))
         except Exception as error:  # noqa: BLE001 - the job's to raise
             job.settle(Failure(error))
+
+    async def answered(self, call: Call) -> Result | Failure:
+        """The answer, waited for on the I/O loop; raises where none came."""
+        await self._introduce(call.context)
+        if self._draws(call, self.method(call.method)):
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._one_thread(), self._settled, call)
+        answer: Result | Failure = await self._there(
+            self._conversation(call), call.context.deadline
+        )
+        return answer
 
     async def _introduce(self, context: Context) -> None:
         if self._place is None:
@@ -329,7 +356,8 @@ class RemoteExecutor:
         """The items of a generator method."""
         self._home.check(self.where)
         if self._place is not None:
-            self._check_streams(self._checked(self._place, call))
+            place = self._here(self._fitting(call), _patience(call.context))
+            self._check_streams(place.info.methods[call.method])
         return RemoteStream(self, call)
 
     def _check_answers(self, method: Method) -> None:
@@ -356,6 +384,7 @@ class RemoteExecutor:
             self._request(place, call), call.context.deadline, self._limits.body
         )
         if isinstance(reply, StreamedResponse):
+            self._notice(header(reply.headers, "maas-digest"))
             return reply
         finish(self._read(reply))
         raise ProtocolError(f"{self.where} answered a stream with one value", answered=True)

@@ -6,9 +6,10 @@ import contextlib
 from typing import Any, Protocol
 
 from maas import ambient
-from maas.calls import Call
+from maas.calls import Call, Info
 from maas.errors import DeadlineExceeded
 from maas.executors.base import END, Stream, late
+from maas.http import Headers
 from maas.loops import run
 from maas.transports.base import StreamedResponse
 from maas.wire import End, Failure, Item
@@ -20,10 +21,12 @@ class Streaming(Protocol):
     """What a stream needs of the executor that began it."""
 
     name: str
-    where: str
 
     async def open(self, call: Call) -> StreamedResponse:
         """The reply to a call that streams, its head received."""
+
+    def located(self, info: Info, headers: Headers) -> Info:
+        """The facts as they are told here."""
 
     async def next(self, reply: StreamedResponse) -> Item | End | Failure:
         """The next message of a stream."""
@@ -62,7 +65,8 @@ class RemoteStream(Stream[Any]):
             return message.value
         ambient.take_back(message.rng)
         if isinstance(message, End):
-            self.info = message.info.seen_from(self._executor.where)
+            assert self._reply is not None  # noqa: S101 - the message came in it
+            self.info = self._executor.located(message.info, self._reply.headers)
         await self._close()
         if isinstance(message, Failure):
             raise message.error

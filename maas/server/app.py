@@ -1,20 +1,26 @@
 """`Server`, which stands in front of models, and `serve`, which gives it a door of its own."""
 
+import contextlib
 import ssl
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
+from maas.errors import DeadlineExceeded, NotFound
 from maas.executors.addresses import is_loopback
 from maas.executors.remote import RemoteExecutor
+from maas.executors.spawning import connect_workers, worker_name, worker_target
 from maas.limits import Limits
 from maas.model import Model, model_name
 from maas.server.asgi import respond
+from maas.server.catalogue import Version
 from maas.server.guard import DEFAULT_GRANTS
 from maas.server.handler import Handler
 from maas.server.patience import Patience
 from maas.server.runner import Background, Runner, run
+from maas.server.warmup import warm_up
 from maas.transports.inprocess import InProcessTransport
 
 __all__ = ["Running", "Server", "serve"]
@@ -31,6 +37,10 @@ class Server:
     allow : what callers may do: `"call"` and `"describe"` unless told more.
     limits : what one message may hold, both ways.
     tracebacks : whether callers are told where in the model an error arose.
+    workers : how many processes run each model; None runs them in this one. A worker finds its
+        model itself, so targets are then import paths (`"package.module:name"`), functions that
+        can be imported, or model folders.
+    devices : torch devices for the workers, dealt out in turn.
     """
 
     def __init__(
@@ -41,10 +51,164 @@ class Server:
         allow: Iterable[str] = DEFAULT_GRANTS,
         limits: Limits | None = None,
         tracebacks: bool = True,
+        workers: int | None = None,
+        devices: Sequence[str] = (),
     ) -> None:
-        self.handler = Handler(
-            _named(models), auth=auth, allow=allow, limits=limits, tracebacks=tracebacks
+        if devices and workers is None:
+            raise TypeError("devices= is for workers; give workers= as well, or a Model its device")
+        self._workers = workers
+        self._devices = devices
+        self._limits = limits
+        self.handler = Handler({}, auth=auth, allow=allow, limits=limits, tracebacks=tracebacks)
+        try:
+            for address, target in self._named(models).items():
+                self._add(address, target, ready=True)
+        except BaseException:
+            self.close()
+            raise
+
+    def _named(self, models: Any) -> Mapping[str, Any]:
+        if not isinstance(models, Mapping):
+            models = {self._own_name(models): models}
+        if not models:
+            raise ValueError("a server wants at least one model")
+        found: Mapping[str, Any] = models
+        return found
+
+    def _own_name(self, target: Any) -> str:
+        if isinstance(target, Model):
+            return target.name
+        if self._workers is None:
+            return model_name(target)
+        return worker_name(worker_target(target))
+
+    def _add(self, address: str, target: Any, *, ready: bool, example: Any = None) -> Version:
+        catalogue = self.handler.catalogue
+        if isinstance(target, Model):
+            return catalogue.add(address, target, owned=False, ready=ready)
+        model = self._wrapped(address.partition("@")[0], target, example)
+        try:
+            return catalogue.add(address, model, owned=True, ready=ready)
+        except ValueError:
+            model.close()
+            raise
+
+    def _wrapped(self, name: str, target: Any, example: Any) -> Model[..., Any]:
+        if self._workers is None:
+            return Model(target, name=name)
+        executor = connect_workers(
+            f"workers:{worker_target(target)}",
+            count=self._workers,
+            devices=self._devices,
+            example=example,
+            name=name,
+            limits=self._limits,
         )
+        return Model.over(executor, name)
+
+    def load(
+        self, address: str, target: Any, *, example: Any = None, timeout: float = 300.0
+    ) -> str:
+        """Adds a version of a model while the server runs, once it has answered an example.
+
+        `load("net@v2", target)` adds the version beside the others; nothing else changes, until
+        `alias("net", "net@v2")`. `load("net", target)` adds the next number and lets it replace
+        the version that `net` means, which is then unloaded. A failure leaves all as it was.
+
+        Parameters
+        ----------
+        address : `name@version`, or `name` alone.
+        target : what to serve: a target, or a Model.
+        example : one argument, or a tuple of them; zeros of the declared shapes by default, for a
+            torch module whose signature declares them.
+        timeout : seconds for the model to become ready and to answer the example.
+
+        Returns
+        -------
+        str
+            The address of the version, such as `"net@v2"`.
+
+        Raises
+        ------
+        ValueError
+            The address is none, or is taken.
+        DeadlineExceeded
+            Not ready in time.
+        Exception
+            What the model raised.
+        """
+        catalogue = self.handler.catalogue
+        new = self._add(address, target, ready=False, example=example)
+        try:
+            warm_up(new.model, example, timeout)
+        except BaseException:
+            catalogue.discard(new)
+            raise
+        new.ready = True
+        if new.address != address:
+            catalogue.replace(new)
+        return new.address
+
+    def alias(self, name: str, address: str) -> None:
+        """From now on `name` means the version at `address`.
+
+        Calls that were taken before run to their end on the version they found, and that version
+        stays loaded.
+
+        Raises
+        ------
+        NotFound
+            There is no such version.
+        NotReady
+            It is still being loaded.
+        ValueError
+            The name cannot be an alias.
+        """
+        self.handler.catalogue.alias(name, address)
+
+    def unload(self, address: str, *, timeout: float | None = 30.0) -> None:
+        """Removes a version, `"net@v1"`, or a model with all its versions, `"net"`.
+
+        New calls do not find it; those that run, and streams, go on to their end, and then it is
+        closed, unless it was given as a Model: its maker closes that.
+
+        Raises
+        ------
+        NotFound
+            There is no such version or model.
+        ValueError
+            A name means the version; `alias` it to another one first.
+        DeadlineExceeded
+            Calls still run after `timeout` seconds; they go on, and it is closed after the last.
+        """
+        until = None if timeout is None else time.monotonic() + timeout
+        for version in self.handler.catalogue.remove(address):
+            left = None if until is None else max(0.0, until - time.monotonic())
+            if not version.closed.wait(left):
+                raise DeadlineExceeded(
+                    f"{version.address} still runs {version.calls} calls; it is closed after them"
+                )
+
+    def ready(self, timeout: float = 600.0) -> None:
+        """Returns once what the server itself wrapped takes calls.
+
+        Raises
+        ------
+        NotReady
+            The workers of a model cannot start; the message says why.
+        DeadlineExceeded
+            Not within `timeout` seconds.
+        """
+        until = time.monotonic() + timeout
+        for version in self.handler.catalogue.versions:
+            if version.owned:
+                version.executor.ready(max(0.0, until - time.monotonic()))
+
+    def close(self) -> None:
+        """Unloads every model, and closes what the server itself wrapped, workers among it."""
+        for name in self.handler.catalogue.names:
+            with contextlib.suppress(NotFound, DeadlineExceeded):
+                self.unload(name)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """ASGI."""
@@ -59,27 +223,18 @@ class Server:
         return executor, model or next(iter(self.handler.models))
 
 
-def _named(models: Any) -> dict[str, Model[..., Any]]:
-    if not isinstance(models, Mapping):
-        models = {models.name if isinstance(models, Model) else model_name(models): models}
-    if not models:
-        raise ValueError("a server wants at least one model")
-    return {
-        name: target if isinstance(target, Model) else Model(target, name=name)
-        for name, target in models.items()
-    }
-
-
 class Running:
     """A server in the background: `url` is its address, `close()` (or `with`) drains it."""
 
-    def __init__(self, background: Background) -> None:
+    def __init__(self, background: Background, close: Callable[[], None]) -> None:
         self._background = background
+        self._close = close
         self.url = background.url
 
     def close(self) -> None:
         """Takes no new calls, finishes those in flight, and stops."""
         self._background.stop()
+        self._close()
 
     def __enter__(self) -> Self:
         return self
@@ -103,6 +258,8 @@ def serve(
     allow: Iterable[str] = DEFAULT_GRANTS,
     limits: Limits | None = None,
     tracebacks: bool = True,
+    workers: int | None = None,
+    devices: Sequence[str] = (),
     insecure: bool = False,
     patience: Patience | None = None,
     block: bool = True,
@@ -111,7 +268,8 @@ def serve(
 
     Parameters
     ----------
-    models, auth, allow, limits, tracebacks : as `Server` has them; `models` may be a `Server`.
+    models, auth, allow, limits, tracebacks, workers, devices : as `Server` has them; `models` may
+        be a `Server`. With workers, it listens once one of each model is ready.
     host, port : where to listen; port 0 takes a free one.
     uds : path of a unix socket to listen on instead.
     tls_cert, tls_key : files of a certificate chain and its key, to speak TLS.
@@ -127,36 +285,57 @@ def serve(
     OSError
         The address is taken.
     """
+    made = not isinstance(models, Server)
+    if not made and (workers is not None or devices):
+        raise TypeError("workers= and devices= are the Server's own; give them to maas.Server")
     server = (
-        models
-        if isinstance(models, Server)
-        else Server(models, auth=auth, allow=allow, limits=limits, tracebacks=tracebacks)
+        Server(
+            models,
+            auth=auth,
+            allow=allow,
+            limits=limits,
+            tracebacks=tracebacks,
+            workers=workers,
+            devices=devices,
+        )
+        if made
+        else models
     )
-    local = uds is not None or is_loopback(host)
-    locked = server.handler.guard.locked and (tls_cert is not None)
-    if not local and not locked and not insecure:
+    close = server.close if made else _leave_open
+    try:
+        tls = _tls(tls_cert, tls_key)
+        _check_reach(server, host, unix=uds is not None, secure=tls is not None, insecure=insecure)
+        runner = Runner(server.handler, host=host, port=port, uds=uds, tls=tls, patience=patience)
+        background = Background(runner)
+        server.ready()
+        if block:
+            run(runner, on_ready=partial(_announce, server))
+            close()
+        else:
+            background.start()
+    except BaseException:
+        close()
+        raise
+    return Running(background, close)
+
+
+def _leave_open() -> None:
+    """A Server that was given is its maker's to close."""
+
+
+def _check_reach(server: Server, host: str, *, unix: bool, secure: bool, insecure: bool) -> None:
+    """Who can reach the server must need a key and TLS, unless it is this machine alone."""
+    locked = server.handler.guard.locked
+    local = unix or is_loopback(host)
+    if not local and not (locked and secure) and not insecure:
         raise ValueError(
             f"{host} can be reached by others: give auth= and tls_cert=, tls_key=, "
             "or say insecure=True if something else protects it"
         )
-    if local and uds is None and not server.handler.guard.locked:
+    if local and not unix and not locked:
         # A web page could point its own host name at this machine and ask through the visitor's
         # browser.
         server.handler.hosts = frozenset({"localhost", "127.0.0.1", "[::1]", host.lower()})
-    runner = Runner(
-        server.handler,
-        host=host,
-        port=port,
-        uds=uds,
-        tls=_tls(tls_cert, tls_key),
-        patience=patience,
-    )
-    background = Background(runner)
-    if block:
-        run(runner, on_ready=partial(_announce, server))
-    else:
-        background.start()
-    return Running(background)
 
 
 def _announce(server: Server, runner: Runner) -> None:

@@ -27,6 +27,7 @@ __all__ = [
     "Packed",
     "Plain",
     "Route",
+    "Served",
     "Serving",
     "internal",
     "json_response",
@@ -60,17 +61,23 @@ class Serving(Protocol):
     limits: Limits
     tracebacks: bool
 
-    def info(self, name: str) -> ModelInfo:
-        """What the model says about itself."""
 
-    def digest(self, name: str) -> str:
-        """Changes when what the model takes changes."""
+class Served(Protocol):
+    """What a form needs to know of the version that runs."""
+
+    address: str
+    headers: Headers
+
+    @property
+    def known(self) -> ModelInfo:
+        """What it says about itself, which the handler has asked by then."""
 
 
 class Form(Protocol):
-    """How a call is read and its answer written."""
+    """How a call is read and its answer written; `served` is what runs it, once that is known."""
 
     route: Route
+    served: Served | None
 
     @property
     def wish(self) -> bytes:
@@ -96,12 +103,13 @@ class Packed:
 
     def __init__(self, serving: Serving, route: Route) -> None:
         self.route = route
+        self.served: Served | None = None
         self._serving = serving
         self._limits = serving.limits
 
     @property
     def _headers(self) -> Headers:
-        return (("content-type", MSGPACK), ("maas-digest", self._serving.digest(self.route.model)))
+        return (("content-type", MSGPACK),) if self.served is None else self.served.headers
 
     def read(self, body: bytearray) -> Call:
         """The call that the message holds."""
@@ -153,12 +161,18 @@ class Plain:
 
     def __init__(self, serving: Serving, route: Route) -> None:
         self.route = route
+        self.served: Served | None = None
         self._serving = serving
+
+    @property
+    def _headers(self) -> Headers:
+        return () if self.served is None else (("maas-model", self.served.address),)
 
     def read(self, body: bytearray) -> Call:
         """The call that the JSON text holds."""
         route = self.route
-        info = self._serving.info(route.model)
+        assert self.served is not None  # noqa: S101 - only what runs is read
+        info = self.served.known
         method = info.methods.get(route.method)
         if method is None:
             raise NotFound(str(no_method(route.model, route.method, info.methods)))
@@ -170,15 +184,15 @@ class Plain:
         """The answer as JSON."""
         if isinstance(answer, Failure):
             return self.failure(answer.error)
-        return json_response(200, {"result": json_form.plain(answer.value)})
+        return json_response(200, {"result": json_form.plain(answer.value)}, headers=self._headers)
 
     def failure(self, error: Exception) -> Response:
         """The error as problem details."""
-        return problem(error)
+        return problem(error, self._headers)
 
     def stream(self, stream: Stream[Any]) -> Response:
         """Items as lines of JSON."""
-        return Response(200, (("content-type", LINES),), self._lines(stream))
+        return Response(200, (("content-type", LINES), *self._headers), self._lines(stream))
 
     async def _lines(self, stream: Stream[Any]) -> AsyncIterator[Sequence[Buffer]]:
         async with contextlib.aclosing(stream):
@@ -238,10 +252,10 @@ def _details(error: Exception) -> dict[str, Any]:
     }
 
 
-def problem(error: Exception) -> Response:
+def problem(error: Exception, headers: Headers = ()) -> Response:
     """The error as problem details (RFC 9457)."""
     details = _details(error)
-    headers = retry_after(error)
+    headers += retry_after(error)
     if details["status"] == 401:
         headers += (("www-authenticate", "Bearer"),)
     return json_response(details["status"], details, PROBLEM, headers)

@@ -76,4 +76,4 @@ class Front(Protocol):
         """
 
     def draining(self) -> None:
-        """Hear that the server is about to stop; from now on tell callers "not ready"."""
+        """Hear that the server is about to stop; from now on tell probes "not ready"."""

@@ -58,10 +58,12 @@ class Caller:
     allow: frozenset[str]
     models: frozenset[str] | None = None
 
-    def check(self, grant: str, model: str, method: str = CALL) -> None:
+    def check(
+        self, grant: str, model: str, method: str = CALL, *, known_as: Iterable[str] = ()
+    ) -> None:
         """Raises `Forbidden`, naming the grant that is missing."""
         self.check_grant(grant, model)
-        if not self.may_ask(model, method):
+        if not self.may_ask(model, method, known_as=known_as):
             asked = model if method == CALL else f"{model}.{method}"
             raise Forbidden(f"your key is not granted {asked!r}")
 
@@ -73,13 +75,21 @@ class Caller:
                 "the server's owner can allow it for your key"
             )
 
-    def may_ask(self, model: str, method: str) -> bool:
-        """Whether this method of the model is among what the key is held to."""
-        return self.models is None or model in self.models or f"{model}.{method}" in self.models
+    def may_ask(self, model: str, method: str, *, known_as: Iterable[str] = ()) -> bool:
+        """Whether this method of the model is among what the key is held to.
 
-    def sees(self, model: str) -> bool:
+        `known_as` is what else the model goes by: a key held to `net` may ask each version of it,
+        one held to `net@v2` may ask that by whatever name means it.
+        """
+        return self.models is None or any(
+            name in self.models or f"{name}.{method}" in self.models for name in (model, *known_as)
+        )
+
+    def sees(self, model: str, *, known_as: Iterable[str] = ()) -> bool:
         """Whether the model may be named to this caller."""
-        return self.models is None or any(name.partition(".")[0] == model for name in self.models)
+        return self.models is None or any(
+            name.partition(".")[0] in (model, *known_as) for name in self.models
+        )
 
 
 class _Keys(Protocol):

@@ -9,6 +9,8 @@ model, and nothing here knows whether the executor behind it is local or a gatew
     GET  /healthz            the process lives  GET /readyz          it takes calls
                                                 GET /{model}/readyz  this model does
     /v2/...                  the Open Inference Protocol; inference_protocol/addresses.py
+
+Where a model stands, one of its versions may stand as well: `net@v2`.
 """
 
 import asyncio
@@ -19,8 +21,9 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 
@@ -36,11 +39,12 @@ from maas.errors import (
     SignatureError,
     Unsupported,
 )
-from maas.executors.base import NAME, ModelInfo, in_loop, late
+from maas.executors.base import ADDRESS, ModelInfo, in_loop, late
 from maas.http import MSGPACK, Headers, Response, header
 from maas.limits import Limits
 from maas.model import Model
 from maas.server import head_fields, json_form, page
+from maas.server.catalogue import Catalogue, Held, Version
 from maas.server.compression import Inflater
 from maas.server.forms import JSON, Form, Packed, Plain, Route, internal, json_response, problem
 from maas.server.front import Admission, Head
@@ -52,13 +56,14 @@ from maas.server.keyed import KeyedAnswers
 from maas.versions import versions
 from maas.wire import Description, Failure
 
-__all__ = ["RESERVED", "Handler"]
+__all__ = ["Handler"]
 
-RESERVED = frozenset({"healthz", "readyz", "metrics", "v2", "maas"})
-"""Names no model may have, for these are addresses of the server itself."""
+T = TypeVar("T")
 
 _METHOD = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 _MSGPACK = frozenset({MSGPACK, "application/msgpack", "application/x-msgpack"})
+_READY_WAIT = 1.0
+"""Seconds that a probe waits for a model that is elsewhere."""
 
 
 class Handler:
@@ -66,7 +71,7 @@ class Handler:
 
     Parameters
     ----------
-    models : by the name in their address.
+    models : by their address: `net`, or `net@v2`.
     auth, allow : see `Guard`.
     limits : what one message may hold, both ways.
     tracebacks : whether callers are told where in the model an error arose.
@@ -83,27 +88,32 @@ class Handler:
         tracebacks: bool = True,
         hosts: frozenset[str] | None = None,
     ) -> None:
-        self.models = dict(models)
-        for name in self.models:
-            if NAME.fullmatch(name) is None or name in RESERVED:
-                raise ValueError(
-                    f"a served model's name matches {NAME.pattern} "
-                    f"and is none of {sorted(RESERVED)}; got {name!r}"
-                )
+        self.catalogue = Catalogue()
+        for address, model in models.items():
+            self.catalogue.add(address, model, owned=False)
         self.guard = Guard(auth, allow)
         self.limits = limits or Limits()
         self.hosts = hosts
         self.tracebacks = tracebacks
         self._draining = False
         self._keyed = KeyedAnswers()
-        self._asking: dict[str, concurrent.futures.Future[ModelInfo]] = {}
-        self._met: dict[str, ModelInfo] = {}
-        self._digests: dict[str, str] = {}
+        self._asking: dict[Version, concurrent.futures.Future[ModelInfo]] = {}
+        self._readying: dict[Version, concurrent.futures.Future[None]] = {}
         self.inflater = Inflater(self.limits.body)
         self._inference = InferenceProtocol(self)
 
+    @property
+    def models(self) -> dict[str, Model[..., Any]]:
+        """What each model's name means now."""
+        found = {name: self.catalogue.find(name) for name in self.catalogue.names}
+        return {name: version.model for name, version in found.items() if version is not None}
+
     def draining(self) -> None:
-        """From now on tell callers that this server is not ready."""
+        """From now on tell who asks that this server is not ready.
+
+        Calls are taken as before: whoever sends them may not have asked yet, and it is the runner
+        that stops listening once they had the time to.
+        """
         self._draining = True
 
     # Admission: by the head alone.
@@ -116,7 +126,7 @@ class Handler:
             route = self._route(head)
             if route.page == "healthz":
                 return self._health()
-            if route.page == "readyz":
+            if route.page == "readyz" and not route.model:
                 return self._ready()
         except Error as error:
             return problem(error)
@@ -152,14 +162,12 @@ class Handler:
 
     def _call_route(self, head: Head, caller: Caller, model: str, method: str) -> Route:
         name = method or CALL
-        caller.check("call", model, name)
-        self.check_seen(caller, model)
+        self.check_callable(caller, model, name)
         content = (header(head.headers, "content-type") or "").partition(";")[0].strip().lower()
         if content not in _MSGPACK and content != JSON:
             raise UnknownContent(
                 f"content type {content!r:.60}; this server reads {MSGPACK} and {JSON}"
             )
-        self.check_ready()
         return Route(
             caller,
             model,
@@ -182,15 +190,41 @@ class Handler:
                 f"not for the host {name!r:.80}"
             )
 
-    def check_seen(self, caller: Caller, name: str) -> None:
-        """Refuses a model that is not here for this caller."""
-        if name not in self.models or not caller.sees(name):
-            here = ", ".join(self.names(caller)) or "none"
-            raise NotFound(f"no model {name!r:.80} here; there are: {here}")
+    def check_callable(self, caller: Caller, address: str, method: str) -> None:
+        """Refuses a model that is not here for this caller, not his to call, or being loaded."""
+        found = self.catalogue.find(address)
+        # First what the key may do: to one that may not, a model that is not here looks as one is.
+        known_as = () if found is None else found.names
+        caller.check("call", address, method, known_as=known_as)
+        self.check_seen(caller, address).check_ready()
+
+    def check_seen(self, caller: Caller, address: str) -> Version:
+        """What the address means; refuses a model that is not here for this caller."""
+        found = self.catalogue.find(address)
+        if found is None or not caller.sees(address, known_as=found.names):
+            raise self._unseen(caller, address)
+        return found
+
+    def _entered(self, route: Route) -> Version:
+        """What the call will run on, held for it: admission was another moment."""
+        found = self.catalogue.enter(route.model)
+        if found is None:
+            raise self._unseen(route.caller, route.model)
+        try:
+            route.caller.check("call", route.model, route.method, known_as=found.names)
+            found.check_ready()
+        except Error:
+            self.catalogue.leave(found)
+            raise
+        return found
+
+    def _unseen(self, caller: Caller, address: str) -> NotFound:
+        here = ", ".join(self.names(caller)) or "none"
+        return NotFound(f"no model {address!r:.80} here; there are: {here}")
 
     def names(self, caller: Caller) -> list[str]:
         """The models that are here for this caller."""
-        return sorted(filter(caller.sees, self.models))
+        return sorted(self.catalogue.visible(caller))
 
     def check_ready(self) -> None:
         """Refuses when the server takes no calls."""
@@ -206,16 +240,38 @@ class Handler:
         self.check_ready()
         return json_response(200, {"status": "ready"})
 
+    async def _tell_ready(self, route: Route) -> Response:
+        """Whether one model takes calls; asked elsewhere than on this loop, as it may wait."""
+        version = self.check_seen(route.caller, route.model)
+        version.check_ready()
+        asking = self._readying.get(version)
+        if asking is None or asking.done():
+            asking = self._readying[version] = _asked(partial(version.executor.ready, _READY_WAIT))
+        try:
+            await asyncio.shield(asyncio.wrap_future(asking))
+        except Exception:  # noqa: BLE001 - whatever it is that keeps it from being ready
+            raise NotReady(f"{route.model} is not ready", retry_after=1.0) from None
+        finally:
+            if asking.done():
+                self._readying.pop(version, None)
+        return self._ready()
+
     # Descriptions.
 
     async def _describe(self, route: Route) -> Response:
         caller = route.caller
-        if route.model:
-            self.check_seen(caller, route.model)
-        names = [route.model] if route.model else self.names(caller)
-        for name in names:
+        here = (
+            {route.model: self.check_seen(caller, route.model)}
+            if route.model
+            else {name: one for name, one in self.catalogue.visible(caller).items() if one.ready}
+        )
+        for name, version in here.items():
             caller.check_grant("describe", name)
-        infos = {name: _shown(await self.meet(name), caller) for name in names}
+            version.check_ready()
+        infos = {
+            name: _shown(await self._learned(version), caller, name)
+            for name, version in sorted(here.items())
+        }
         if route.html:
             text = page.index(infos, base=route.base, locked=self.guard.locked)
             kind: Headers = (("content-type", "text/html; charset=utf-8"),)
@@ -226,34 +282,45 @@ class Handler:
             "limits": attrs.asdict(self.limits),
             "model": route.model,
             "models": {name: info.to_data() for name, info in infos.items()},
+            **self.catalogue.listed(caller),
         }
         if not route.packed:
             return json_response(200, json_form.plain(data))
-        headers: Headers = (("content-type", MSGPACK),)
-        if len(names) == 1:
-            headers += (("maas-digest", self.digest(names[0])),)
+        (only,) = here.values() if len(here) == 1 else (None,)
+        headers = only.headers if only is not None else (("content-type", MSGPACK),)
         return Response(200, headers, wire.encode(Description(data), self.limits))
 
     async def meet(self, name: str) -> ModelInfo:
+        """What the model of that name says about itself."""
+        version = self.catalogue.find(name)
+        if version is None:
+            raise NotFound(f"no model {name!r:.80} here")
+        version.check_ready()
+        return await self._learned(version)
+
+    async def _learned(self, version: Version) -> ModelInfo:
         """What the model says about itself; not on this loop, as a gateway's asks elsewhere."""
-        asking = self._asking.get(name)
+        asking = self._asking.get(version)
         if asking is None or asking.done():
             # One question at a time: a place that does not answer holds one thread, not all.
-            asking = self._asking[name] = _asked(self.models[name]._executor.describe)
-        info = await asyncio.shield(asyncio.wrap_future(asking))
-        info = attrs.evolve(info, name=name, where="here", limits=attrs.asdict(self.limits))
-        text = repr([(method.name, method.signature) for method in info.methods.values()])
-        self._met[name] = info
-        self._digests[name] = hashlib.sha256(text.encode()).hexdigest()[:16]
+            asking = self._asking[version] = _asked(version.executor.describe)
+        try:
+            info = await asyncio.shield(asyncio.wrap_future(asking))
+        finally:
+            if asking.done():
+                self._asking.pop(version, None)
+        info = attrs.evolve(
+            info,
+            name=version.name,
+            version=version.version,
+            where="here",
+            limits=attrs.asdict(self.limits),
+        )
+        # All that a client acts on: it must ask again when any of it is another.
+        text = repr((info.version, info.training, [*info.methods.values()]))
+        version.headers = version.described_by(hashlib.sha256(text.encode()).hexdigest()[:16])
+        version.info = info
         return info
-
-    def info(self, name: str) -> ModelInfo:
-        """What was last learned of the model."""
-        return self._met[name]
-
-    def digest(self, name: str) -> str:
-        """Changes when what the model takes changes, so that clients know to ask again."""
-        return self._digests.get(name, "")
 
     # Calls.
 
@@ -268,51 +335,61 @@ class Handler:
 
     async def converse(self, form: Form, body: bytearray) -> Response:
         """What the form makes of the answer to the call that it reads."""
+        version: Version | None = None
         try:
             if form.route.page:
-                return await self._describe(form.route)
-            call = await self._read(form, body)
+                return await self._page(form.route)
+            version = form.served = self._entered(form.route)
+            call = await self._read(form, version, body)
             if call.context.key is not None:
-                return await self._answer_keyed(call, form)
-            return await self._answer(call, form)
+                return await self._answer_keyed(call, form, version)
+            return await self._answer(call, form, version)
         except Error as error:
             # Raised here and not by the model, so its traceback tells callers nothing.
             return form.failure(error.with_traceback(None))
         except Exception as error:  # noqa: BLE001 - a fault of this server must not end it
             return form.failure(internal(error))
+        finally:
+            if version is not None:
+                self.catalogue.leave(version)
 
-    async def _read(self, form: Form, body: bytearray) -> Call:
+    async def _page(self, route: Route) -> Response:
+        if route.page == "readyz":
+            return await self._tell_ready(route)
+        return await self._describe(route)
+
+    async def _read(self, form: Form, version: Version, body: bytearray) -> Call:
         """The call; what its model takes is known afterwards."""
         route = form.route
         if route.packed:
             call = form.read(body)
-            await self._acquaint(route.model, call.context.deadline)
+            await self._acquaint(version, call.context.deadline)
             return call
         # JSON has no types of its own: only the model's signature says what it means.
-        await self._acquaint(route.model, route.deadline)
+        await self._acquaint(version, route.deadline)
         return form.read(body)
 
-    async def _acquaint(self, name: str, deadline: float | None) -> None:
-        if name in self._met:
+    async def _acquaint(self, version: Version, deadline: float | None) -> None:
+        if version.info is not None:
             return
         left = None if deadline is None else deadline - time.monotonic()
         try:
-            await asyncio.wait_for(self.meet(name), left)
+            await asyncio.wait_for(self._learned(version), left)
         except TimeoutError:
-            raise late(name) from None
+            raise late(version.name) from None
 
-    async def _answer(self, call: Call, form: Form) -> Response:
-        executor = self.models[call.model]._executor
+    async def _answer(self, call: Call, form: Form, version: Version) -> Response:
+        executor = version.executor
         if _wants_gradient(call, self.limits):
-            form.route.caller.check("grad", call.model, call.method)
+            form.route.caller.check("grad", call.model, call.method, known_as=version.names)
             raise Unsupported(
                 "this server cannot send gradients back; "
                 "call under torch.no_grad(), or detach the input"
             )
         try:
-            method = self._met[call.model].methods.get(call.method)
+            method = version.known.methods.get(call.method)
             if method is not None and method.streams:
-                return form.stream(executor.stream(call))
+                return self._streamed(form.stream(executor.stream(call)), version)
             job = executor.submit(call)
         except Exception as error:  # noqa: BLE001 - wrong arguments, or no such method
             return form.failure(error)
@@ -330,19 +407,25 @@ class Handler:
         if job.answer is None:
             raise Cancelled("the call was cancelled")
         if isinstance(job.answer, Failure) and isinstance(job.answer.error, SignatureError):
-            await self._look_again(call)
+            await self._look_again(call, version)
         return form.answer(job.answer)
 
-    async def _look_again(self, call: Call) -> None:
+    async def _look_again(self, call: Call, version: Version) -> None:
         """A call that its model refused: behind a gateway, it may be another one by now.
 
         The answer's `maas-digest` then tells callers to ask anew as well.
         """
-        if self.models[call.model].where != "here":
+        if version.model.where != "here":
             with contextlib.suppress(Error, TimeoutError):
-                await asyncio.wait_for(self.meet(call.model), call.context.remaining())
+                await asyncio.wait_for(self._learned(version), call.context.remaining())
 
-    async def _answer_keyed(self, call: Call, form: Form) -> Response:
+    def _streamed(self, response: Response, version: Version) -> Response:
+        """The response, whose stream holds the version until it has ended."""
+        self.catalogue.hold(version)
+        frames: Any = response.body
+        return attrs.evolve(response, body=Held(frames, partial(self.catalogue.leave, version)))
+
+    async def _answer_keyed(self, call: Call, form: Form, version: Version) -> Response:
         # Another attempt has another deadline and trace, and is the same call.
         bare = attrs.evolve(call, context=attrs.evolve(call.context, deadline=None, trace=None))
         message = wire.encode_call(bare, self.limits)
@@ -350,8 +433,17 @@ class Handler:
         kind = type(form).__name__
         key = (form.route.caller.id, call.model, call.method, str(call.context.key), kind)
         left = call.context.remaining()
+
+        async def run() -> Response:
+            # It goes on after its caller has left.
+            self.catalogue.hold(version)
+            try:
+                return await self._answer(bare, form, version)
+            finally:
+                self.catalogue.leave(version)
+
         try:
-            return await self._keyed.answer(key, digest, lambda: self._answer(bare, form), left)
+            return await self._keyed.answer(key, digest, run, left)
         except TimeoutError:
             raise DeadlineExceeded(
                 f"{call.model} did not answer in time; ask again with the same key"
@@ -374,32 +466,35 @@ class Misdirected(Error):
 _ANYONE = Caller("anyone", frozenset())
 
 
-def _shown(info: ModelInfo, caller: Caller) -> ModelInfo:
+def _shown(info: ModelInfo, caller: Caller, address: str) -> ModelInfo:
     """What the caller may know of a model: the methods that its key may ask."""
+    known_as = (info.name, f"{info.name}@{info.version}")
     methods = {
-        name: method for name, method in info.methods.items() if caller.may_ask(info.name, name)
+        name: method
+        for name, method in info.methods.items()
+        if caller.may_ask(address, name, known_as=known_as)
     }
     return attrs.evolve(info, methods=methods)
 
 
-def _asked(describe: Callable[[], ModelInfo]) -> "concurrent.futures.Future[ModelInfo]":
+def _asked(question: Callable[[], T]) -> "concurrent.futures.Future[T]":
     """The answer, from a thread of its own, which nobody waits for when the process ends."""
-    future: concurrent.futures.Future[ModelInfo] = concurrent.futures.Future()
+    future: concurrent.futures.Future[T] = concurrent.futures.Future()
 
     def ask() -> None:
         try:
-            future.set_result(describe())
+            future.set_result(question())
         except BaseException as error:  # noqa: BLE001 - for those who wait
             future.set_exception(error)
 
-    threading.Thread(target=ask, name="maas-describe", daemon=True).start()
+    threading.Thread(target=ask, name="maas-ask", daemon=True).start()
     return future
 
 
 def _segments(path: str) -> tuple[str, str]:
     """Model and method of a path, either may be empty; an odd path is not found, never repaired."""
     first, _, second = path.removeprefix("/").partition("/")
-    if not path.startswith("/") or (NAME.fullmatch(first) is None and (first or second)):
+    if not path.startswith("/") or (ADDRESS.fullmatch(first) is None and (first or second)):
         raise NotFound(f"nothing is at {path!r:.80}")
     if second and _METHOD.fullmatch(second) is None:
         raise NotFound(f"nothing is at {path!r:.80}")

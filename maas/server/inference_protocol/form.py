@@ -10,7 +10,7 @@ from maas.errors import CodecError, Error, NotFound, Unsupported
 from maas.executors.base import ModelInfo, Stream, no_method
 from maas.http import Headers, Response
 from maas.records import frozen
-from maas.server.forms import JSON, Route, Serving, json_response, retry_after
+from maas.server.forms import JSON, Route, Served, Serving, json_response, retry_after
 from maas.server.inference_protocol.addresses import VERSION, protocol_name
 from maas.server.inference_protocol.arguments import arguments
 from maas.server.inference_protocol.outputs import outputs, written
@@ -47,6 +47,7 @@ class InferenceForm:
 
     def __init__(self, serving: Serving, route: InferenceRoute) -> None:
         self.route: Route = route
+        self.served: Served | None = None
         self._route = route
         self._serving = serving
         self._asked = Inference(None, (), (), {}, binary=False)
@@ -60,13 +61,18 @@ class InferenceForm:
     def read(self, body: bytearray) -> Call:
         """The call that the request asks for."""
         route, limits = self._route, self._serving.limits
-        info = self._serving.info(route.model)
+        info = self._known
         method = found_method(info, route)
         if method.streams:
             raise self._no_stream()
         self._asked = inference(body, route.header_length, limits)
         args, kwargs = arguments(method, info.kind, self._asked, limits)
         return Call(route.model, route.method, args, kwargs, self._context(), owned=True)
+
+    @property
+    def _known(self) -> ModelInfo:
+        assert self.served is not None  # noqa: S101 - only what runs is read
+        return self.served.known
 
     def _context(self) -> Context:
         given, route = self._asked.parameters, self._route
@@ -85,7 +91,7 @@ class InferenceForm:
         if isinstance(answer, Failure):
             return failure(answer.error)
         limits, route = self._serving.limits, self._route
-        returns = found_method(self._serving.info(route.model), route).signature.returns
+        returns = found_method(self._known, route).signature.returns
         described, buffers = written(outputs(answer.value, returns), self._asked, limits)
         data: dict[str, Any] = {"model_name": route.name, "model_version": VERSION}
         if self._asked.id is not None:

@@ -41,7 +41,10 @@ class House(Serving, Protocol):
     def check_ready(self) -> None:
         """Refuses when the server takes no calls."""
 
-    def check_seen(self, caller: Caller, name: str) -> None:
+    def check_callable(self, caller: Caller, address: str, method: str) -> None:
+        """Refuses a model that is not here for this caller, not his to call, or being loaded."""
+
+    def check_seen(self, caller: Caller, address: str) -> object:
         """Refuses a model that is not here for this caller."""
 
     def names(self, caller: Caller) -> list[str]:
@@ -90,10 +93,8 @@ class InferenceProtocol:
         return json_response(200, {"live": True, "ready": True} if ready else {"live": True})
 
     def _call_route(self, head: Head, route: InferenceRoute) -> InferenceRoute:
-        route.caller.check("call", route.model, route.method)
-        self._house.check_seen(route.caller, route.model)
+        self._house.check_callable(route.caller, route.model, route.method)
         _check_origin(head)
-        self._house.check_ready()
         return attrs.evolve(
             route,
             page="",
