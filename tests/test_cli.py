@@ -22,6 +22,7 @@ import torch
 import trustme
 
 import maas
+from maas.cli.plots import plot
 
 ROOT = Path(__file__).parents[1]
 PATIENT = 60.0
@@ -531,9 +532,10 @@ def test_bench(folder, url):
     """`bench` makes an example from the signature, counts calls, and prints their latencies."""
     done = run(folder, "bench", f"{url}/learned", "--seconds", "0.3", "--concurrency", "2")
     assert done.code == 0, done.err
-    assert re.search(r"^calls +[\d,]+ in [\d.]+ s, 2 at once$", done.out, re.MULTILINE)
-    assert re.search(r"^throughput +[\d,.]+ calls/s$", done.out, re.MULTILINE)
-    assert re.search(r"^latency +p50 \S+ ms +p90 ", done.out, re.MULTILINE)
+    assert re.search(r"^answered +[\d,]+ in [\d.]+ s, 2 at once$", done.out, re.MULTILINE)
+    assert re.search(r"^goodput +[\d,.]+ calls/s$", done.out, re.MULTILINE)
+    assert re.search(r"^latency +p50 \S+ ms +p90 .* p99.9 \S+ ms", done.out, re.MULTILINE)
+    assert re.search(r"^errors +none$", done.out, re.MULTILINE)
     assert done.err == ""
 
 
@@ -553,10 +555,61 @@ def test_bench_as_json(folder, url, command):
 
 
 def test_bench_of_a_failing_model(folder, url):
-    """An error during the measurement ends it with code 1 and the error."""
+    """A model that fails at the first call is not measured: code 1, and its error."""
     done = run(folder, "bench", f"{url}/chat", "--method", "refuse")
     assert done.code == 1
     assert done.err.startswith("KeyError")
+
+
+def test_bench_counts_errors_by_class(folder):
+    """Calls that fail during the measurement are counted by their class, and are no goodput."""
+    asked = iter(range(10**9))
+
+    def moody(period: int) -> int:
+        if (turn := next(asked) % period) == 1:
+            raise KeyError("no")
+        if turn == 2:
+            raise LookupError("no")
+        return turn
+
+    with maas.serve(moody, port=0, block=False) as server:
+        asks = ("bench", server.url, "-", "--seconds", "0.3", "--json")
+        done = run(folder, *asks, stdin="[3]")
+    figures = json.loads(done.out)
+    assert (done.code, done.err) == (0, "")
+    assert figures["errors"].keys() == {"KeyError", "LookupError"}
+    assert figures["errors"]["KeyError"] == pytest.approx(figures["calls"], abs=2)
+
+
+def test_bench_sweeps(folder, url):
+    """`bench --sweep` measures 1, 2, 4, ... calls at once, a line each, and draws the picture."""
+    done = run(folder, "bench", f"{url}/learned", "--seconds", "0.2", "--sweep", "3")
+    assert done.code == 0, done.err
+    rows = re.findall(r"^ +(\d+) +[\d,.]+ (?: *\S+ ms){4}  none$", done.out, re.MULTILINE)
+    assert rows == ["1", "2", "3"]
+    assert "calls/s" in done.out.splitlines()[-2]
+    figures = run(folder, "bench", f"{url}/learned", "--seconds", "0.1", "--sweep", "2", "--json")
+    assert [each["concurrency"] for each in json.loads(figures.out)["runs"]] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        [(1.0, 1.0, "1")],
+        [(0.001, 1e-9, "1"), (1e9, 1e9, "1000"), (5e8, 1.0, ".")],
+        [(5.0, 2.0, "1"), (5.0, 2.0, "2"), (5.1, 2.0, ".")],
+        [(100.0 * n, 0.5 * 2**n, str(2**n)) for n in range(1, 8)],
+    ],
+)
+def test_plot_holds_its_points(points):
+    """A picture is as wide as a terminal, has every mark that another does not hide, and axes."""
+    lines = list(plot(points, "calls/s", "ms"))
+    assert max(map(len, lines)) <= 80
+    assert len({len(line) for line in lines[-2:]}) >= 1
+    text = "\n".join(lines)
+    assert text.isascii()
+    assert points[0][2] in text
+    assert lines[-1].endswith("calls/s")
 
 
 def test_interrupt(folder, url):

@@ -143,6 +143,9 @@ examples:
   maas serve mypkg.models:net --uds /run/maas.sock for this user's processes alone
   maas serve mypkg.models:net --workers 2 --devices cuda:0,cuda:1
   maas serve mypkg.models:net --host 0.0.0.0 --key-file keys.toml --tls-cert c.pem --tls-key k.pem
+  maas serve mypkg.models:net --access-log --log-format json
+
+The page at / shows how the models are doing; /metrics is for Prometheus.
 
 Modules are looked for in this folder first, as with `python -m`. Ctrl-C finishes the calls in
 flight and ends the server."""
@@ -171,6 +174,12 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     add("--device", help="torch device to move the models to, as cuda:0")
     add("--workers", type=_count, metavar="N", help="run each model in so many processes")
     add("--devices", metavar="DEVICES", help="torch devices of the workers, with commas between")
+    add("--access-log", action="store_true", help="write a line for each request to standard error")
+    add(
+        "--log-format",
+        choices=("text", "json"),
+        help="write the log as lines of text, or of JSON (text, with --access-log)",
+    )
 
 
 def _add_place(parser: argparse.ArgumentParser) -> None:
@@ -218,10 +227,16 @@ _BENCH_EXAMPLES = """\
 examples:
   maas bench http://localhost:8000/net
   maas bench http://localhost:8000/net x.npy --concurrency 8 --seconds 10
+  maas bench http://localhost:8000/net --sweep 64            1, 2, 4, ... 64 at once, and a picture
+  maas bench http://localhost:8000/net --timeout 0.1         what is later than that is an error
   maas bench http://localhost:8000/net --json > before.json
 
+Each of so many threads asks again as soon as it is answered. Goodput is the calls a second that
+were answered without an error; a percentile, such as p99, is the time that 99 of 100 answers did
+not exceed. Look at p99 where goodput no longer grows: from there on more calls at once only wait.
+
 Without a file an example is made from the signature; zeros, for arrays. The first call, which
-opens the connection, is not counted."""
+opens the connection, is not counted. Client and server on one machine share its cores."""
 
 
 def _add_bench(parser: argparse.ArgumentParser) -> None:
@@ -230,7 +245,8 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     add("files", nargs="*", metavar="FILE", help=_FILES)
     add("--method", metavar="NAME", help="a method of the model instead of the model itself")
     add("--concurrency", type=_count, default=1, metavar="N", help="calls at once (1)")
-    add("--seconds", type=_seconds, default=5.0, metavar="S", help="how long (5)")
+    add("--sweep", type=_count, metavar="N", help="measure 1, 2, 4, ... N calls at once instead")
+    add("--seconds", type=_seconds, default=5.0, metavar="S", help="how long, each (5)")
     add("--json", action="store_true", help="the figures as JSON")
 
 

@@ -15,6 +15,7 @@ import maas
 from maas.cli.keys import grants, key_in
 from maas.cli.messages import Mistake, nearest
 from maas.executors.spawning import worker_name
+from maas.server import logs
 from maas.server.app import Server
 from maas.store.folders import MANIFEST
 
@@ -35,6 +36,8 @@ def serve(options: argparse.Namespace) -> int:
         "insecure": options.insecure,
     }
     guarded = _guarded(options)
+    if options.log_format or options.access_log:
+        logs.configure(options.log_format or "text", access=options.access_log)
     if options.workers is not None:
         models: Any = _worker_targets(options)
         settings |= {"workers": options.workers, "devices": _devices(options)}

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import attrs
 
-from maas import ambient
+from maas import ambient, tracing
 from maas.backends.base import ITEM, RESULT, Backend, Border, Method, admit, release
 from maas.calls import AMBIENT, CALL, Call, Context, Info, Result
 from maas.errors import Cancelled, DeadlineExceeded, ForkError, SignatureError, Unsupported
@@ -150,6 +150,7 @@ class LocalExecutor:
         method = self.method(call.method)
         if method.streams:
             raise Unsupported(f"{self.name} streams its items; use .stream(...) or a for loop")
+        call = tracing.captured(call)
         if method.asynchronous:
             job = self._submit_coroutine(call, method)
         else:
@@ -183,7 +184,7 @@ class LocalExecutor:
             method.signature.check(call.args, call.kwargs, method.label)
             draws = self._gate.enter(context, method)
             try:
-                if draws or not ambient.in_force(context):
+                if draws or context.trace is not None or not ambient.in_force(context):
                     drawn = ambient.Drawn()
                     with self._surroundings(context, draws, drawn):
                         value = self._backend.perform(call)
@@ -205,6 +206,7 @@ class LocalExecutor:
     def _surroundings(self, context: Context, draws: bool, drawn: ambient.Drawn) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
             stack.enter_context(ambient.applied(context))
+            stack.enter_context(tracing.applied(context.trace))
             if draws:
                 stack.enter_context(ambient.stochastic(context, drawn))
             yield
@@ -264,7 +266,8 @@ class LocalExecutor:
             method.signature.check(call.args, call.kwargs, method.label)
             border, args, kwargs = admit(self._backend, call)
             running: Coroutine[Any, Any, Any] = self._backend.run(call.method, args, kwargs)
-            value = await ambient.stepwise(running, call.context)
+            with tracing.applied(call.context.trace):
+                value = await ambient.stepwise(running, call.context)
             border.settle()
             value = release(value, RESULT, border)
         except BaseException as error:  # noqa: BLE001 - the model's, whatever it is
@@ -281,6 +284,7 @@ class LocalExecutor:
         if not method.streams:
             raise SignatureError(f"{self.name} gives one value, not a stream; call it")
         method.signature.check(call.args, call.kwargs, method.label)
+        call = tracing.captured(call)
         border, args, kwargs = admit(self._backend, call)
         source = self._backend.run(call.method, args, kwargs)
         kind = _AsyncGeneratorStream if method.asynchronous else _GeneratorStream
@@ -381,7 +385,8 @@ class _AsyncGeneratorStream(_LocalStream):
         started = time.perf_counter()
         try:
             self._call.context.remaining()
-            item = await ambient.stepwise(self._source.__anext__(), self._call.context)
+            with tracing.applied(self._call.context.trace):
+                item = await ambient.stepwise(self._source.__anext__(), self._call.context)
         except StopAsyncIteration:
             return self._finish()
         except BaseException as error:  # noqa: BLE001 - the model's, whatever it is

@@ -17,7 +17,7 @@ from typing import Any
 
 import attrs
 
-from maas import ambient, wire
+from maas import ambient, tracing, wire
 from maas.backends.base import Method
 from maas.calls import AMBIENT, CALL, Call, Context, Info, Result
 from maas.errors import (
@@ -169,7 +169,11 @@ class RemoteExecutor:
 
     def _request(self, place: Place, call: Call) -> Request:
         address = place.address if call.method == CALL else f"{place.address}/{call.method}"
-        return Request("POST", address, self._call_headers, wire.encode_call(call, place.limits))
+        headers = self._call_headers
+        if call.context.trace is not None:
+            # What stands between understands the header, and may write a span of its own into it.
+            headers += (("traceparent", call.context.trace),)
+        return Request("POST", address, headers, wire.encode_call(call, place.limits))
 
     def _read(self, reply: Response | None) -> Result | Failure:
         message = self._message(reply)
@@ -280,6 +284,13 @@ class RemoteExecutor:
         method = self.method(call.method, call.context)
         if method.streams:
             return Result(self.stream(call))
+        if not tracing.pending():
+            return self._run(call, method)
+        call, hop = tracing.outgoing(call, self.name)
+        with hop:
+            return self._run(call, method)
+
+    def _run(self, call: Call, method: Method) -> Result:
         if not self._draws(call, method):
             return finish(self._here(self._conversation(call), call.context.deadline))
         with self._with_generator(call) as lent:
@@ -306,8 +317,11 @@ class RemoteExecutor:
         self._home.check(self.where)
         if self._place is not None:
             self._check_answers(self.method(call.method))
+        call, hop = tracing.outgoing(call, self.name)
         task: concurrent.futures.Future[None] | None = None
         job: Job[Any] = Job(on_cancel=lambda: task is not None and task.cancel())
+        if hop.recorded:
+            job.add_done_callback(hop.follow)
         task = run(self._answer(job, call))
         return job
 
@@ -348,7 +362,7 @@ class RemoteExecutor:
 
     def _settled(self, call: Call) -> Result | Failure:
         try:
-            return self.run(call)
+            return self._run(call, self.method(call.method))
         except Exception as error:  # noqa: BLE001 - the job's to raise
             return Failure(error)
 
@@ -358,7 +372,7 @@ class RemoteExecutor:
         if self._place is not None:
             place = self._here(self._fitting(call), _patience(call.context))
             self._check_streams(place.info.methods[call.method])
-        return RemoteStream(self, call)
+        return RemoteStream(self, *tracing.outgoing(call, self.name))
 
     def _check_answers(self, method: Method) -> None:
         if method.streams:

@@ -11,6 +11,7 @@ from maas.errors import DeadlineExceeded
 from maas.executors.base import END, Stream, late
 from maas.http import Headers
 from maas.loops import run
+from maas.tracing import Hop
 from maas.transports.base import StreamedResponse
 from maas.wire import End, Failure, Item
 
@@ -35,9 +36,10 @@ class Streaming(Protocol):
 class RemoteStream(Stream[Any]):
     """Reads frames on the I/O loop, each when asked for; the rest waits at the server."""
 
-    def __init__(self, executor: Streaming, call: Call) -> None:
+    def __init__(self, executor: Streaming, call: Call, hop: Hop) -> None:
         self._executor = executor
         self._call = call
+        self._hop = hop
         self._reply: StreamedResponse | None = None
         self._ended = False
         self._reading = asyncio.Lock()
@@ -54,6 +56,7 @@ class RemoteStream(Stream[Any]):
                     self._reply = await self._executor.open(self._call)
                 return await self._finished(await self._executor.next(self._reply))
             except BaseException as error:
+                self._hop.end(type(error).__qualname__)
                 # A frame read by half leaves nothing to go on with.
                 await self._close()
                 if isinstance(error, DeadlineExceeded):
@@ -64,16 +67,16 @@ class RemoteStream(Stream[Any]):
         if isinstance(message, Item):
             return message.value
         ambient.take_back(message.rng)
-        if isinstance(message, End):
-            assert self._reply is not None  # noqa: S101 - the message came in it
-            self.info = self._executor.located(message.info, self._reply.headers)
-        await self._close()
         if isinstance(message, Failure):
             raise message.error
+        assert self._reply is not None  # noqa: S101 - the message came in it
+        self.info = self._executor.located(message.info, self._reply.headers)
+        await self._close()
         return END
 
     async def _close(self) -> None:
         self._ended = True
+        self._hop.end()
         if self._reply is not None:
             await self._reply.frames.close()
 

@@ -306,6 +306,7 @@ def serve(
         tls = _tls(tls_cert, tls_key)
         _check_reach(server, host, unix=uds is not None, secure=tls is not None, insecure=insecure)
         runner = Runner(server.handler, host=host, port=port, uds=uds, tls=tls, patience=patience)
+        server.handler.metrics.connections = runner.connections
         background = Background(runner)
         server.ready()
         if block:

@@ -116,8 +116,8 @@ async def _answer(front: Front, admission: Admission, body: bytearray, send: _Se
     if not isinstance(response.body, AsyncIterator):
         await _send_whole(response, send)
         return
-    await send(_start(response))
     async with contextlib.aclosing(response.body) as frames:  # type: ignore[type-var]
+        await send(_start(response))
         async for frame in frames:
             await send({"type": "http.response.body", "body": b"".join(frame), "more_body": True})
     await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -56,6 +56,8 @@ class Shared:
         self.tasks: set[asyncio.Task[None]] = set()
         self.clock = 0.0
         self.held = 0
+        self.accepted = 0
+        self.refusals: dict[int, int] = {}
         self.draining = False
         self.emptied = asyncio.Event()
 
@@ -124,6 +126,7 @@ class Connection(asyncio.BufferedProtocol):
         local = unix or _is_loopback(transport.get_extra_info("peername"))
         self._reader = HeadReader(secure=self._tls or unix, loopback=local)
         self._shared.connections.add(self)
+        self._shared.accepted += 1
         surplus = len(self._shared.connections) - self._shared.most
         if surplus > SURPLUS:
             self._transport.abort()
@@ -347,6 +350,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def _refuse(self, status: int, detail: str) -> None:
         """Reply to what cannot be answered, and close."""
+        refusals = self._shared.refusals
+        refusals[status] = refusals.get(status, 0) + 1
         refusal = self._admission.refusal or problem
         self._outlet.write(b"".join(whole(refusal(status, detail), close=True)))
         self._finish(unread=True)

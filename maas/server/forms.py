@@ -49,6 +49,7 @@ class Route:
     page: str = ""
     packed: bool = False
     html: bool = False
+    accept: str = ""
     base: str = ""
     deadline: float | None = None
     key: str | None = None

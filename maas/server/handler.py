@@ -7,7 +7,8 @@ model, and nothing here knows whether the executor behind it is local or a gatew
     POST /{model}            call it            GET /                who is here
     POST /{model}/{method}   call a method      GET /{model}         what it takes
     GET  /healthz            the process lives  GET /readyz          it takes calls
-                                                GET /{model}/readyz  this model does
+    GET  /metrics            for Prometheus     GET /{model}/readyz  this model does
+    GET  /maas/status        the same, as JSON
     /v2/...                  the Open Inference Protocol; inference_protocol/addresses.py
 
 Where a model stands, one of its versions may stand as well: `net@v2`.
@@ -27,7 +28,7 @@ from typing import Any, TypeVar
 
 import attrs
 
-from maas import tensors, values, wire
+from maas import tensors, tracing, values, wire
 from maas.calls import CALL, Call
 from maas.errors import (
     Cancelled,
@@ -46,6 +47,7 @@ from maas.model import Model
 from maas.server import head_fields, json_form, page
 from maas.server.catalogue import Catalogue, Held, Version
 from maas.server.compression import Inflater
+from maas.server.figures import figures, words
 from maas.server.forms import JSON, Form, Packed, Plain, Route, internal, json_response, problem
 from maas.server.front import Admission, Head
 from maas.server.guard import DEFAULT_GRANTS, Caller, Guard
@@ -53,6 +55,8 @@ from maas.server.inference_protocol.addresses import is_under
 from maas.server.inference_protocol.form import InferenceRoute
 from maas.server.inference_protocol.routes import InferenceProtocol
 from maas.server.keyed import KeyedAnswers
+from maas.server.metrics import Metrics, Tally
+from maas.server.observation import Observation, described, refused
 from maas.versions import versions
 from maas.wire import Description, Failure
 
@@ -95,6 +99,7 @@ class Handler:
         self.limits = limits or Limits()
         self.hosts = hosts
         self.tracebacks = tracebacks
+        self.metrics = Metrics()
         self._draining = False
         self._keyed = KeyedAnswers()
         self._asking: dict[Version, concurrent.futures.Future[ModelInfo]] = {}
@@ -129,6 +134,7 @@ class Handler:
             if route.page == "readyz" and not route.model:
                 return self._ready()
         except Error as error:
+            refused(head, error, self._tally, self.metrics)
             return problem(error)
         return Admission(0 if route.page else self.limits.body, route)
 
@@ -144,6 +150,9 @@ class Handler:
             self.check_seen(caller, first)
             return Route(caller, model=first, page="readyz")
         if head.method in ("GET", "HEAD"):
+            if (first, second) in (("metrics", ""), ("maas", "status")):
+                accept = header(head.headers, "accept") or ""
+                return Route(caller, page=second or first, accept=accept)
             if second:
                 raise NotFound(f"nothing is at {head.path!r:.80}; GET /{first} describes the model")
             accept = header(head.headers, "accept") or ""
@@ -273,7 +282,8 @@ class Handler:
             for name, version in sorted(here.items())
         }
         if route.html:
-            text = page.index(infos, base=route.base, locked=self.guard.locked)
+            told = await words(self.metrics, route, list(infos))
+            text = page.index(infos, route.base, self.guard.locked, told)
             kind: Headers = (("content-type", "text/html; charset=utf-8"),)
             return Response(200, kind + page.SECURITY, (text,))
         data = {
@@ -335,28 +345,48 @@ class Handler:
 
     async def converse(self, form: Form, body: bytearray) -> Response:
         """What the form makes of the answer to the call that it reads."""
+        if form.route.page:
+            return await self._page(form.route, form)
+        seen = Observation(self.metrics, self._tally, form.route, len(body))
         version: Version | None = None
         try:
-            if form.route.page:
-                return await self._page(form.route)
             version = form.served = self._entered(form.route)
-            call = await self._read(form, version, body)
+            call = seen.asks(await self._read(form, version, body))
             if call.context.key is not None:
-                return await self._answer_keyed(call, form, version)
-            return await self._answer(call, form, version)
-        except Error as error:
-            # Raised here and not by the model, so its traceback tells callers nothing.
-            return form.failure(error.with_traceback(None))
+                response = await self._answer_keyed(call, form, seen, version)
+            else:
+                response = await self._answer(call, form, seen, version)
         except Exception as error:  # noqa: BLE001 - a fault of this server must not end it
-            return form.failure(internal(error))
+            response = form.failure(seen.fails(_presentable(error)))
+        except BaseException:
+            seen.leaves()
+            raise
         finally:
             if version is not None:
                 self.catalogue.leave(version)
+        return seen.answers(response)
 
-    async def _page(self, route: Route) -> Response:
-        if route.page == "readyz":
-            return await self._tell_ready(route)
-        return await self._describe(route)
+    def _tally(self, address: str, method: str) -> Tally:
+        """What counts these calls; names that are not known here become no labels."""
+        version = self.catalogue.find(address)
+        if version is None:
+            return self.metrics.tally("", "", "")
+        known = version.info is not None and method in version.info.methods
+        return self.metrics.tally(version.name, version.version, method if known else "")
+
+    async def _page(self, route: Route, form: Form) -> Response:
+        began = self.metrics.clock()
+        try:
+            if route.page == "readyz":
+                return await self._tell_ready(route)
+            if route.page != "describe":
+                return await figures(self.metrics, route, self.names(route.caller))
+            response = await self._describe(route)
+        except Exception as error:  # noqa: BLE001 - as in `converse`
+            response = form.failure(_presentable(error))
+        if route.page == "describe":
+            described(route, response.status, self.metrics.clock() - began)
+        return response
 
     async def _read(self, form: Form, version: Version, body: bytearray) -> Call:
         """The call; what its model takes is known afterwards."""
@@ -378,7 +408,9 @@ class Handler:
         except TimeoutError:
             raise late(version.name) from None
 
-    async def _answer(self, call: Call, form: Form, version: Version) -> Response:
+    async def _answer(
+        self, call: Call, form: Form, seen: Observation, version: Version
+    ) -> Response:
         executor = version.executor
         if _wants_gradient(call, self.limits):
             form.route.caller.check("grad", call.model, call.method, known_as=version.names)
@@ -389,10 +421,10 @@ class Handler:
         try:
             method = version.known.methods.get(call.method)
             if method is not None and method.streams:
-                return self._streamed(form.stream(executor.stream(call)), version)
+                return self._streamed(form.stream(seen.items(executor.stream(call))), version)
             job = executor.submit(call)
         except Exception as error:  # noqa: BLE001 - wrong arguments, or no such method
-            return form.failure(error)
+            return form.failure(seen.fails(error))
         try:
             await asyncio.wait_for(in_loop(job), call.context.remaining())
         except TimeoutError:
@@ -406,6 +438,7 @@ class Handler:
             pass
         if job.answer is None:
             raise Cancelled("the call was cancelled")
+        seen.ran(job.answer)
         if isinstance(job.answer, Failure) and isinstance(job.answer.error, SignatureError):
             await self._look_again(call, version)
         return form.answer(job.answer)
@@ -425,20 +458,23 @@ class Handler:
         frames: Any = response.body
         return attrs.evolve(response, body=Held(frames, partial(self.catalogue.leave, version)))
 
-    async def _answer_keyed(self, call: Call, form: Form, version: Version) -> Response:
+    async def _answer_keyed(
+        self, call: Call, form: Form, seen: Observation, version: Version
+    ) -> Response:
         # Another attempt has another deadline and trace, and is the same call.
         bare = attrs.evolve(call, context=attrs.evolve(call.context, deadline=None, trace=None))
         message = wire.encode_call(bare, self.limits)
         digest = hashlib.sha256(b"".join([*message, form.wish])).digest()
         kind = type(form).__name__
         key = (form.route.caller.id, call.model, call.method, str(call.context.key), kind)
+        once = tracing.continued(bare, call.context.trace)
         left = call.context.remaining()
 
         async def run() -> Response:
             # It goes on after its caller has left.
             self.catalogue.hold(version)
             try:
-                return await self._answer(bare, form, version)
+                return await self._answer(once, form, seen, version)
             finally:
                 self.catalogue.leave(version)
 
@@ -526,3 +562,8 @@ def _requires_grad(value: Any, limits: Limits) -> bool:
 
 
 _SCALARS = frozenset({str, int, float, bool, bytes, type(None)})
+
+
+def _presentable(error: Exception) -> Error:
+    """Raised here and not by the model: its traceback tells callers nothing."""
+    return error.with_traceback(None) if isinstance(error, Error) else internal(error)

@@ -1,9 +1,9 @@
 """The page that a server shows to people: which models are here, and how each one is called.
 
-One HTML document and nothing else: no file beside it, no request to anywhere, no build. It
-works without its script, which only copies examples. What comes from models is text and
-stays text: all of it is escaped, and the policy lets the browser run nothing but the one
-style and the one script below, known by their hashes.
+One HTML document and nothing else: no file beside it, no request to elsewhere, no build. It
+works without its script, which copies examples and keeps the figures (`live.py`) up to date.
+What comes from models is text and stays text: all of it is escaped, and the policy lets the
+browser run nothing but the one style and the one script of the page, known by their hashes.
 """
 
 import base64
@@ -18,7 +18,7 @@ from maas.backends.base import Method
 from maas.calls import CALL
 from maas.executors.base import ModelInfo
 from maas.http import Headers
-from maas.server import examples
+from maas.server import examples, live
 from maas.server.examples import Layer
 from maas.signature import Signature
 
@@ -29,9 +29,9 @@ MAX_LAYERS = 200
 
 _STYLE = """
 :root { color-scheme: light dark;
-  --paper: #fdfdfc; --ink: #1d1d1b; --soft: #5c5c57; --line: #e5e4df; --code: #f5f4f0; --mark: #0a655a; }
+  --paper: #fdfdfc; --ink: #1d1d1b; --soft: #5c5c57; --line: #e5e4df; --code: #f5f4f0; --mark: #0a655a; --bad: #a3262a; }
 @media (prefers-color-scheme: dark) { :root {
-  --paper: #151514; --ink: #ecebe6; --soft: #a6a59d; --line: #30302c; --code: #1e1e1c; --mark: #7fcdbd; } }
+  --paper: #151514; --ink: #ecebe6; --soft: #a6a59d; --line: #30302c; --code: #1e1e1c; --mark: #7fcdbd; --bad: #f08a86; } }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; scroll-padding-top: 1.5rem; }
 body { margin: 0 auto; max-width: 50rem; padding: 0 1.25rem; background: var(--paper); color: var(--ink);
@@ -106,6 +106,10 @@ for (const pre of document.querySelectorAll('figure > pre')) {
 """
 
 
+_STYLE += live.STYLE
+_SCRIPT += live.SCRIPT
+
+
 def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
@@ -114,6 +118,7 @@ _POLICY = (
     "default-src 'none'",
     f"style-src '{_hash(_STYLE)}'",
     f"script-src '{_hash(_SCRIPT)}'",
+    "connect-src 'self'",
     "img-src data:",
     "base-uri 'none'",
     "form-action 'none'",
@@ -136,13 +141,21 @@ _ICON = (
 )
 
 
-def index(infos: Mapping[str, ModelInfo], base: str, locked: bool) -> bytes:
-    """The page for these models, served at `base`; `locked` tells that calls need a key."""
+def index(
+    infos: Mapping[str, ModelInfo],
+    base: str,
+    locked: bool,
+    figures: Mapping[str, str] | None = None,
+) -> bytes:
+    """The page for these models, served at `base`.
+
+    `locked` tells that calls need a key; `figures` is what `live.shown` made of their status.
+    """
     body = [
-        *_header(infos, base, locked),
+        *_header(infos, base, locked, figures),
         "<main>",
         *itertools.chain.from_iterable(
-            _article(name, info, f"{base}/{name}", locked) for name, info in infos.items()
+            _article(name, info, f"{base}/{name}", locked, figures) for name, info in infos.items()
         ),
         "</main>",
         *_footer(infos),
@@ -177,10 +190,14 @@ def _count(number: int, noun: str) -> str:
 # Header and footer.
 
 
-def _header(infos: Mapping[str, ModelInfo], base: str, locked: bool) -> Iterator[str]:
+def _header(
+    infos: Mapping[str, ModelInfo], base: str, locked: bool, figures: Mapping[str, str] | None
+) -> Iterator[str]:
     yield f"<header><h1>{_text(re.sub('^https?://', '', base))}</h1>"
     told = f"serves {_count(len(infos), 'model')}" if infos else "serves no model that you may see"
     yield f"<p>{told} with maas.</p>"
+    if figures is not None:
+        yield from live.header(figures)
     if locked:
         variable = "<code>MAAS_KEY</code>"
         yield f"<p class='key'>Calls need a key. The examples read it from {variable}.</p>"
@@ -207,11 +224,15 @@ _KINDS = {"torch": "torch module", "function": "Python function", "object": "Pyt
 _MODES = {True: "train mode", False: "eval mode"}
 
 
-def _article(name: str, info: ModelInfo, url: str, locked: bool) -> Iterator[str]:
+def _article(
+    name: str, info: ModelInfo, url: str, locked: bool, figures: Mapping[str, str] | None
+) -> Iterator[str]:
     yield f"<article id='{_text(name)}' aria-labelledby='{_text(name)}-name'>"
     yield f"<h2 id='{_text(name)}-name'><a href='{_text(url)}'>{_text(name)}</a></h2>"
     facts = [_KINDS.get(info.kind, info.kind), info.device, _MODES.get(info.training)]  # type: ignore[arg-type]
     yield f"<p class='facts'>{' · '.join(_text(fact) for fact in facts if fact)}</p>"
+    if figures is not None:
+        yield from live.tiles(name, figures)
     # The model itself first: it is what most callers want.
     methods = sorted(info.methods.values(), key=lambda method: method.name != CALL)
     for number, method in enumerate(methods):

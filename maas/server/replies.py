@@ -61,7 +61,10 @@ def chunk(frame: Sequence[Buffer]) -> list[Buffer]:
 
 def size(buffers: Sequence[Buffer]) -> int:
     """Bytes in all; the length of a memoryview counts its items, not its bytes."""
-    return sum([b.nbytes if isinstance(b, memoryview) else len(b) for b in buffers])
+    count = 0
+    for buffer in buffers:
+        count += buffer.nbytes if type(buffer) is memoryview else len(buffer)
+    return count
 
 
 def octets(buffer: Buffer) -> memoryview:

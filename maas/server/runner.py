@@ -97,6 +97,11 @@ class Runner:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{scheme}://{host}:{self.port}"
 
+    def connections(self) -> tuple[int, int, dict[int, int]]:
+        """Connections that are open, those ever accepted, and requests refused, by status."""
+        shared = self._shared
+        return len(shared.connections), shared.accepted, shared.refusals
+
     async def start(self) -> None:
         """Listen; once this returns, connections are accepted.
 

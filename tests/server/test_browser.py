@@ -3,7 +3,6 @@
 import base64
 import contextlib
 import datetime as dt
-import shutil
 import struct
 from collections.abc import Iterator
 
@@ -25,12 +24,6 @@ from maas.server.runner import Background, Runner
 
 PATIENCE = 60.0
 PHONE = (390, 844)
-
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--no-proxy-server", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync", "--disable-dev-shm-usage", "--hide-scrollbars",
-)  # fmt: skip
 
 
 def tokens(text: str, *, lower: bool = True) -> list[str]:
@@ -55,26 +48,6 @@ def url() -> Iterator[str]:
     models = {"tokens": tokens, "chat": Chat(), "digits": digits}
     with maas.serve(models, port=0, block=False) as server:
         yield server.url
-
-
-@pytest.fixture(scope="module")
-def browser(lacking, tmp_path_factory) -> Iterator[webdriver.Chrome]:
-    """A browser with a profile of its own, that may use the clipboard and logs what it minds."""
-    found = filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))
-    binary, driver = next(found, None), shutil.which("chromedriver")
-    if binary is None or driver is None:
-        lacking("chromium", f"{'chromedriver' if binary else 'chromium'} is not installed")
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    service = webdriver.ChromeService(executable_path=driver)
-    browser = webdriver.Chrome(options, service)
-    try:
-        yield browser
-    finally:
-        browser.quit()
 
 
 def opened(browser: webdriver.Chrome, url: str, *, size=(1100, 900), scheme="light") -> None:
