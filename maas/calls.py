@@ -110,6 +110,7 @@ class Info:
     batch_size : calls that shared the model's run.
     queue_seconds : time from arrival at the executor to the start of the run.
     compute_seconds : time the model itself ran.
+    note : why it ran otherwise than asked, such as alone where batches were wanted.
     """
 
     where: str = "here"
@@ -117,10 +118,18 @@ class Info:
     batch_size: int = 1
     queue_seconds: float = 0.0
     compute_seconds: float = 0.0
+    note: str = ""
 
     def seen_from(self, where: str) -> "Info":
         """The same facts, told by someone for whom the model ran at `where`."""
-        return Info(where, self.device, self.batch_size, self.queue_seconds, self.compute_seconds)
+        return Info(
+            where,
+            self.device,
+            self.batch_size,
+            self.queue_seconds,
+            self.compute_seconds,
+            self.note,
+        )
 
 
 @frozen

@@ -22,7 +22,7 @@ STREET = [
     "errors", "limits", "records", "http", "calls",
     "tensors", "charging", "kinds", "leaves", "dates", "registry", "values",
     "exception_classes", "failures", "surroundings", "wire",
-    "schema", "hints", "parameters", "signature", "options", "ambient", "loops", "versions",
+    "schema", "hints", "parameters", "signature", "options", "batching", "ambient", "loops", "versions",
     "entry_points",
     "backends", "methods", "transports", "executors", "batches", "model", "server", "store",
     "data", "train", "compress", "explain", "security", "scale", "testing", "cli", "__main__",

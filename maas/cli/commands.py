@@ -168,6 +168,12 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         help="what callers may do, with commas between (call,describe)",
     )
     add("--device", help="torch device to move the models to, as cuda:0")
+    add(
+        "--max-batch-size",
+        type=_count,
+        metavar="ROWS",
+        help="let calls that wait go through a model together, up to so many rows",
+    )
 
 
 def _add_place(parser: argparse.ArgumentParser) -> None:

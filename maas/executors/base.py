@@ -71,7 +71,8 @@ class ModelInfo:
     def to_data(self) -> dict[str, Any]:
         """As plain data, for the wire; the place is left out, for it depends on who asks."""
         methods = [
-            attrs.asdict(method, recurse=False) | {"signature": method.signature.to_data()}
+            attrs.asdict(method, recurse=False, filter=_travels)
+            | {"signature": method.signature.to_data()}
             for method in self.methods.values()
         ]
         plain = attrs.asdict(
@@ -101,6 +102,10 @@ class ModelInfo:
         _check_fields("a model", data, wanted)
         methods = {method.name: method for method in map(_method_from, data["methods"])}
         return cls(**{**data, "methods": methods}, where=where)
+
+
+def _travels(field: "attrs.Attribute[Any]", _value: object) -> bool:
+    return field.name in _METHOD
 
 
 _METHOD = {
