@@ -156,7 +156,7 @@ class BatchingExecutor:
         self.method = inner.method
         self.expect = inner.expect
         self.ready = inner.ready
-        self._inner = inner
+        self.inner = inner
         self._rules = {name: _rule(inner.method(name), each) for name, each in rules.items()}
         self._lock = threading.Lock()
         self._arrived = threading.Condition(self._lock)
@@ -172,11 +172,11 @@ class BatchingExecutor:
     @property
     def backend(self) -> Any:
         """What runs the target."""
-        return self._inner.backend
+        return self.inner.backend
 
     def describe(self, context: Context = AMBIENT) -> ModelInfo:
         """What the model says about itself, and in `details` how it is batched."""
-        info = self._inner.describe(context)
+        info = self.inner.describe(context)
         told = {name: self._told(name, rule) for name, rule in self._rules.items()}
         return attrs.evolve(info, details={**info.details, "batching": told})
 
@@ -196,7 +196,7 @@ class BatchingExecutor:
 
     def stream(self, call: Call) -> Stream[Any]:
         """The items of a method that streams; nothing is batched there."""
-        return self._inner.stream(call)
+        return self.inner.stream(call)
 
     def close(self) -> None:
         """Takes no more calls; those that wait hear so."""
@@ -204,7 +204,7 @@ class BatchingExecutor:
             self._closed = True
             left = self._queue.everyone()
             self._arrived.notify_all()
-        self._inner.close()
+        self.inner.close()
         for entry in left:
             entry.work.job.settle(Failure(self._closed_error()))
 
@@ -217,7 +217,7 @@ class BatchingExecutor:
         """The answer: from this thread if the model is free, else from a batch."""
         rule = self._rules.get(call.method)
         if rule is None:
-            return self._inner.run(call)
+            return self.inner.run(call)
         if not rule.plain or call.context.deadline is not None:
             return self._waited_for(call)
         with self._lock:
@@ -226,7 +226,7 @@ class BatchingExecutor:
             return self._waited_for(call)
         self._holder = threading.get_ident()
         try:
-            return self._inner.run(call)
+            return self.inner.run(call)
         finally:
             self._holder = 0
             self._free()
@@ -246,7 +246,7 @@ class BatchingExecutor:
         """The answer, later; a call that is cancelled or late while it waits is never run."""
         rule = self._rules.get(call.method)
         if rule is None or self._closed or self._passes_by(call, rule.method):
-            return self._inner.submit(call)
+            return self.inner.submit(call)
         entry: Waiting | None = None
         job: Job[Any] = Job(on_cancel=lambda: self._leave(entry))
         try:
@@ -259,7 +259,7 @@ class BatchingExecutor:
             job.settle(Failure(error))
         else:
             if call.context.deadline is not None:
-                self._inner.release_at(call.context.deadline, job)
+                self.inner.release_at(call.context.deadline, job)
         return job
 
     def _passes_by(self, call: Call, method: Method) -> bool:
@@ -269,7 +269,7 @@ class BatchingExecutor:
         """
         return (
             call.context.rng is not None
-            or self._inner.draws(call.context, method)
+            or self.inner.draws(call.context, method)
             or self._holder == threading.get_ident()
         )
 
@@ -300,9 +300,8 @@ class BatchingExecutor:
             except BaseException:
                 self._queue.withdraw(entry)
                 raise
-            finally:
-                refusal = self._queue.overloaded("calls of more priority came", entry.arrived)
         for other in evicted:
+            refusal = self._queue.overloaded("calls of more priority came", entry.arrived)
             other.work.job.settle(Failure(refusal))
 
     def _leave(self, entry: Waiting | None) -> None:
@@ -319,7 +318,7 @@ class BatchingExecutor:
         elif self._queue.due(time.monotonic()) is not None:
             self._draining = True
             try:
-                self._inner.pool("batches", 1).put(self._drain, self._stopped)
+                self.inner.pool("batches", 1).put(self._drain, self._stopped)
             except BaseException:
                 self._draining = False
                 raise
@@ -370,7 +369,7 @@ class BatchingExecutor:
         except BaseException as error:
             # A fault of this file must not leave callers waiting.
             for entry in entries:
-                entry.work.job.settle(Failure(self._inner.presentable(error)))
+                entry.work.job.settle(Failure(self.inner.presentable(error)))
             raise
 
     def _answer_fairly(self, entries: list[Waiting]) -> None:
@@ -398,7 +397,7 @@ class BatchingExecutor:
         """Runs a call as if nothing stood here, and settles its job."""
         asked: _Asked = entry.work
         queued = time.monotonic() - entry.arrived
-        answer = self._inner.execute(asked.call, asked.rule.method, queued)
+        answer = self.inner.execute(asked.call, asked.rule.method, queued)
         if note and isinstance(answer, Result):
             answer = Result(answer.value, attrs.evolve(answer.info, note=note), answer.rng)
         asked.job.settle(answer)
@@ -438,7 +437,7 @@ class BatchingExecutor:
         try:
             args, kwargs = gathered(plans, size)
             call = Call(first.call.model, first.call.method, args, kwargs, context, owned=True)
-            answer = self._inner.execute(call, first.rule.method, 0.0)
+            answer = self.inner.execute(call, first.rule.method, 0.0)
             if isinstance(answer, Failure):
                 return answer
             parts = scattered(answer.value, plans, size, first.rule.axes.returns)
@@ -565,7 +564,7 @@ class BatchingExecutor:
     def try_on(self, example: tuple[Any, ...]) -> None:
         """Tries batches of all sizes on rows like those of one real call of the model itself."""
         rule = self._rules.get(CALL)
-        training = False if self._inner.backend.training is not None else None
+        training = False if self.inner.backend.training is not None else None
         call = Call(self.name, CALL, example, context=Context(grad=False, training=training))
         plan = None if rule is None else rule.axes.plan(call)
         if rule is None or plan is None:

@@ -140,8 +140,10 @@ class Queue:
     def _check_age(self, entry: Waiting, now: float) -> None:
         if not self.calls:
             return
-        ahead = [line for key, line in self._lines.items() if key[0] >= entry.priority and line]
-        oldest = min((next(iter(line)).arrived for line in ahead), default=now)
+        oldest = now
+        for (priority, _bucket), line in self._lines.items():
+            if priority >= entry.priority:
+                oldest = min(oldest, next(iter(line)).arrived)
         if now - oldest > max(self._batching.max_age, 2 * self._seconds):
             raise self.overloaded(f"the oldest call has waited {now - oldest:.3g} s", now)
         if entry.deadline is not None:
