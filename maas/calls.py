@@ -88,7 +88,8 @@ class Call:
     """One question to one model: a method, its arguments, and the context.
 
     `owned` arguments came in a message and belong to nobody else, so they need
-    no guard against a model that changes them or returns them.
+    no guard against a model that changes them or returns them. `caller` is who asks, as the
+    server that received the call knows it; it does not travel, and is empty for a call from here.
     """
 
     model: str
@@ -97,6 +98,7 @@ class Call:
     kwargs: Mapping[str, Any] = attrs.field(factory=dict)
     context: Context = AMBIENT
     owned: bool = False
+    caller: str = ""
 
 
 @frozen

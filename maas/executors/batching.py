@@ -282,14 +282,15 @@ class BatchingExecutor:
     def _entry(self, asked: _Asked) -> Waiting:
         context, plan, batching = asked.call.context, asked.plan, asked.rule.batching
         return Waiting(
-            asked.bucket,
-            1 if plan is None else plan.rows,
-            time.monotonic(),
-            asked,
-            context.deadline,
-            context.priority,
-            batching.max_batch_size,
-            batching.max_wait,
+            bucket=None if self._known(asked) else asked.bucket,
+            rows=1 if plan is None else plan.rows,
+            arrived=time.monotonic(),
+            work=asked,
+            deadline=context.deadline,
+            priority=context.priority,
+            owner=asked.call.caller,
+            most=batching.max_batch_size,
+            patience=batching.max_wait,
         )
 
     def _enqueue(self, entry: Waiting) -> None:
@@ -375,7 +376,7 @@ class BatchingExecutor:
     def _answer_fairly(self, entries: list[Waiting]) -> None:
         asked: _Asked = entries[0].work
         if entries[0].bucket is None:
-            self._alone(entries[0])
+            self._alone(entries[0], note=self._known(asked))
             return
         verdict = self._verdict(asked.form)
         if asked.rule.batching.invariant and not verdict.sizes and not verdict.alone:
@@ -480,6 +481,11 @@ class BatchingExecutor:
         return filled or isinstance(self._alone(entry), Result)
 
     # Trials.
+
+    def _known(self, asked: _Asked) -> str:
+        """Why the call runs alone, if that is known."""
+        verdict = None if asked.plan is None else self._forms.get(asked.form)
+        return "" if verdict is None else verdict.alone
 
     def _verdict(self, form: Hashable) -> Verdict:
         with self._lock:

@@ -154,8 +154,9 @@ class LocalExecutor:
             job = self._submit_coroutine(call, method)
         else:
             job = Job()
+            job.begins_later()
             work = partial(self._work, job, call, method, time.monotonic())
-            self.lane(call, method).put(work, lambda error: job.settle(Failure(error)))
+            self.lane(call, method).put(work, partial(self._drop, job))
         if call.context.deadline is not None:
             self.release_at(call.context.deadline, job)
         return job
@@ -164,15 +165,20 @@ class LocalExecutor:
         """Releases the caller at the deadline; a module that runs goes on for nothing."""
         _coroutines.call_at(deadline, lambda: job.expire(Failure(late(self.name))))
 
+    def _drop(self, job: Job[Any], error: Exception) -> None:
+        job.settle(Failure(error))
+        job.end()
+
     def _work(self, job: Job[Any], call: Call, method: Method, arrived: float) -> None:
-        if job.done():
-            return
+        job.begin()
         try:
-            call.context.remaining()
+            if not job.done():
+                call.context.remaining()
+                job.settle(self.execute(call, method, time.monotonic() - arrived))
         except DeadlineExceeded as error:
             job.settle(Failure(error))
-        else:
-            job.settle(self.execute(call, method, time.monotonic() - arrived))
+        finally:
+            job.end()
 
     def execute(self, call: Call, method: Method, queued: float | None = None) -> Result | Failure:
         """Runs the call on this thread; timed only if queued, as nobody else can ask."""

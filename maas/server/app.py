@@ -10,6 +10,7 @@ from maas.executors.addresses import is_loopback
 from maas.executors.remote import RemoteExecutor
 from maas.limits import Limits
 from maas.model import Model, model_name
+from maas.server.admission import MAX_PENDING
 from maas.server.asgi import respond
 from maas.server.guard import DEFAULT_GRANTS
 from maas.server.handler import Handler
@@ -31,6 +32,10 @@ class Server:
     allow : what callers may do: `"call"` and `"describe"` unless told more.
     limits : what one message may hold, both ways.
     tracebacks : whether callers are told where in the model an error arose.
+    quotas : what each key may ask that its key file gives no quota: limits of `requests`, `rows`
+        and `bytes`, as `{"requests": "100/second", "rows": "5000/minute; 1000000/day"}`.
+    max_pending : calls that one model may have in hand, waiting and running; one more is refused
+        with `Overloaded`.
     """
 
     def __init__(
@@ -41,9 +46,17 @@ class Server:
         allow: Iterable[str] = DEFAULT_GRANTS,
         limits: Limits | None = None,
         tracebacks: bool = True,
+        quotas: Mapping[str, str] | None = None,
+        max_pending: int = MAX_PENDING,
     ) -> None:
         self.handler = Handler(
-            _named(models), auth=auth, allow=allow, limits=limits, tracebacks=tracebacks
+            _named(models),
+            auth=auth,
+            allow=allow,
+            limits=limits,
+            tracebacks=tracebacks,
+            quotas=quotas,
+            max_pending=max_pending,
         )
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
@@ -103,6 +116,8 @@ def serve(
     allow: Iterable[str] = DEFAULT_GRANTS,
     limits: Limits | None = None,
     tracebacks: bool = True,
+    quotas: Mapping[str, str] | None = None,
+    max_pending: int = MAX_PENDING,
     insecure: bool = False,
     patience: Patience | None = None,
     block: bool = True,
@@ -111,7 +126,8 @@ def serve(
 
     Parameters
     ----------
-    models, auth, allow, limits, tracebacks : as `Server` has them; `models` may be a `Server`.
+    models, auth, allow, limits, tracebacks, quotas, max_pending : as `Server` has them; `models`
+        may be a `Server`.
     host, port : where to listen; port 0 takes a free one.
     uds : path of a unix socket to listen on instead.
     tls_cert, tls_key : files of a certificate chain and its key, to speak TLS.
@@ -130,7 +146,15 @@ def serve(
     server = (
         models
         if isinstance(models, Server)
-        else Server(models, auth=auth, allow=allow, limits=limits, tracebacks=tracebacks)
+        else Server(
+            models,
+            auth=auth,
+            allow=allow,
+            limits=limits,
+            tracebacks=tracebacks,
+            quotas=quotas,
+            max_pending=max_pending,
+        )
     )
     local = uds is not None or is_loopback(host)
     locked = server.handler.guard.locked and (tls_cert is not None)

@@ -36,11 +36,12 @@ from maas.errors import (
     SignatureError,
     Unsupported,
 )
-from maas.executors.base import NAME, ModelInfo, in_loop, late
+from maas.executors.base import NAME, Executor, Job, ModelInfo, in_loop, late
 from maas.http import MSGPACK, Headers, Response, header
 from maas.limits import Limits
 from maas.model import Model
 from maas.server import head_fields, json_form, page
+from maas.server.admission import MAX_PENDING, Places, Quotas, rows_of
 from maas.server.compression import Inflater
 from maas.server.forms import JSON, Form, Packed, Plain, Route, internal, json_response, problem
 from maas.server.front import Admission, Head
@@ -71,6 +72,8 @@ class Handler:
     limits : what one message may hold, both ways.
     tracebacks : whether callers are told where in the model an error arose.
     hosts : the only hosts a request may name, against DNS rebinding; None for any.
+    quotas : what a key may ask that has no quota of its own; see `Quota`.
+    max_pending : calls that one model may have in hand, waiting and running.
     """
 
     def __init__(
@@ -82,6 +85,8 @@ class Handler:
         limits: Limits | None = None,
         tracebacks: bool = True,
         hosts: frozenset[str] | None = None,
+        quotas: Mapping[str, str] | None = None,
+        max_pending: int = MAX_PENDING,
     ) -> None:
         self.models = dict(models)
         for name in self.models:
@@ -94,6 +99,9 @@ class Handler:
         self.limits = limits or Limits()
         self.hosts = hosts
         self.tracebacks = tracebacks
+        self._quotas = Quotas(quotas)
+        self._max_pending = max_pending
+        self._places: dict[str, Places] = {}
         self._draining = False
         self._keyed = KeyedAnswers()
         self._asking: dict[str, concurrent.futures.Future[ModelInfo]] = {}
@@ -160,6 +168,7 @@ class Handler:
                 f"content type {content!r:.60}; this server reads {MSGPACK} and {JSON}"
             )
         self.check_ready()
+        self.check_room(caller, model)
         return Route(
             caller,
             model,
@@ -196,6 +205,11 @@ class Handler:
         """Refuses when the server takes no calls."""
         if self._draining:
             raise NotReady("the server is shutting down", retry_after=1.0)
+
+    def check_room(self, caller: Caller, model: str) -> None:
+        """Refuses a caller beyond its quota, or while the model has as much in hand as it may."""
+        self.places(model).check(caller.id)
+        self._quotas.charge(caller.id, caller.quota, "requests", 1)
 
     # Answers that need no model.
 
@@ -255,6 +269,14 @@ class Handler:
         """Changes when what the model takes changes, so that clients know to ask again."""
         return self._digests.get(name, "")
 
+    def places(self, model: str) -> Places:
+        """What the model has in hand."""
+        found = self._places.get(model)
+        if found is None:
+            shared = self.guard.locked
+            found = self._places[model] = Places(self._max_pending, model, shared=shared)
+        return found
+
     # Calls.
 
     async def answer(self, admission: Admission, body: bytearray) -> Response:
@@ -271,7 +293,10 @@ class Handler:
         try:
             if form.route.page:
                 return await self._describe(form.route)
+            caller = form.route.caller
+            self._quotas.charge(caller.id, caller.quota, "bytes", len(body))
             call = await self._read(form, body)
+            self._quotas.charge(caller.id, caller.quota, "rows", rows_of(call))
             if call.context.key is not None:
                 return await self._answer_keyed(call, form)
             return await self._answer(call, form)
@@ -313,7 +338,7 @@ class Handler:
             method = self._met[call.model].methods.get(call.method)
             if method is not None and method.streams:
                 return form.stream(executor.stream(call))
-            job = executor.submit(call)
+            job = self._submitted(executor, call, form.route.caller.id)
         except Exception as error:  # noqa: BLE001 - wrong arguments, or no such method
             return form.failure(error)
         try:
@@ -332,6 +357,18 @@ class Handler:
         if isinstance(job.answer, Failure) and isinstance(job.answer.error, SignatureError):
             await self._look_again(call)
         return form.answer(job.answer)
+
+    def _submitted(self, executor: Executor, call: Call, caller: str) -> Job[Any]:
+        """The call's job, which holds a place until its work has really ended."""
+        places = self.places(call.model)
+        places.enter(caller)
+        try:
+            job = executor.submit(attrs.evolve(call, caller=caller) if self.guard.locked else call)
+        except BaseException:
+            places.leave(caller)
+            raise
+        job.when_ended(lambda: places.leave(caller))
+        return job
 
     async def _look_again(self, call: Call) -> None:
         """A call that its model refused: behind a gateway, it may be another one by now.
