@@ -249,6 +249,10 @@ class BatchingExecutor:
             return self.inner.submit(call)
         entry: Waiting | None = None
         job: Job[Any] = Job(on_cancel=lambda: self._leave(entry))
+        if self._holder == threading.get_ident():
+            # The model asks itself, and would wait for the end of the run that this is part of.
+            job.settle(self.inner.execute(call, rule.method, 0.0))
+            return job
         try:
             # Here and not in the run: what does not fit must not spoil a batch.
             rule.method.signature.check(call.args, call.kwargs, rule.method.label)
@@ -263,15 +267,8 @@ class BatchingExecutor:
         return job
 
     def _passes_by(self, call: Call, method: Method) -> bool:
-        """Whether the call goes straight to the model: it draws, or the model asks itself.
-
-        The latter would wait for the end of the run that it is part of.
-        """
-        return (
-            call.context.rng is not None
-            or self.inner.draws(call.context, method)
-            or self._holder == threading.get_ident()
-        )
+        """Whether the call goes straight to the model, since it draws."""
+        return call.context.rng is not None or self.inner.draws(call.context, method)
 
     def _check_time(self, context: Context) -> None:
         try:
