@@ -20,7 +20,7 @@ import maas
 from benchmarks.big_model import fixed
 from benchmarks.comparison import Bound, Report
 from benchmarks.servers import batching, served
-from maas.calls import CALL, Call, Context
+from maas.calls import CALL, Call, Context, Result
 from maas.http import MSGPACK
 from maas.limits import Limits
 from maas.wire import decode, encode_call
@@ -59,7 +59,7 @@ def there(report: Report, rows: list[Tensor], wanted: Tensor) -> None:
             speed=True,
         )
     for replies in told:
-        _check([decode(bytearray(reply), Limits()).value for reply in replies], wanted)
+        _check([_answer(reply) for reply in replies], wanted)
 
 
 def here(report: Report, rows: list[Tensor], wanted: Tensor) -> None:
@@ -88,6 +88,13 @@ def here(report: Report, rows: list[Tensor], wanted: Tensor) -> None:
     )
 
 
+def _answer(reply: bytes) -> Tensor:
+    message = decode(bytearray(reply), Limits())
+    assert isinstance(message, Result), message
+    answer: Tensor = message.value
+    return answer
+
+
 def _check(answers: Sequence[Tensor], wanted: Tensor) -> None:
     torch.testing.assert_close(torch.cat(list(answers)), wanted, rtol=1e-4, atol=1e-5)
 
@@ -109,7 +116,8 @@ def _request(url: str, name: str, row: Tensor) -> bytes:
 async def _connected(url: str) -> "list[_Caller]":
     parts = urlsplit(url)
     connect = asyncio.get_running_loop().create_connection
-    return [(await connect(_Caller, parts.hostname, parts.port))[1] for _ in range(CALLERS)]
+    place = str(parts.hostname), int(parts.port or 80)
+    return [(await connect(_Caller, *place))[1] for _ in range(CALLERS)]
 
 
 async def _wave(callers: "Sequence[_Caller]", requests: Sequence[bytes]) -> Replies:

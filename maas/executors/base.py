@@ -184,8 +184,12 @@ class Job(concurrent.futures.Future[T], Generic[T]):
     def end(self) -> None:
         """For an executor: the work has ended, or will never begin."""
         self._work = _ENDED
-        while self._then:
-            self._then.pop()()
+        while True:
+            try:
+                callback = self._then.pop()
+            except IndexError:
+                return
+            callback()
 
     def when_ended(self, callback: Callable[[], object]) -> None:
         """Calls it once the work itself has ended, which may be long after a caller has left."""
