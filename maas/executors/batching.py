@@ -346,9 +346,15 @@ class BatchingExecutor:
                         return None
                     self._arrived.wait(pause)
             for entry in taken.late:
-                entry.work.job.settle(Failure(late(self.name)))
+                entry.work.job.settle(Failure(self._too_late(entry)))
             if taken.batch:
                 return taken.batch
+
+    def _too_late(self, entry: Waiting) -> Exception:
+        now = time.monotonic()
+        if entry.deadline is not None and entry.deadline <= now:
+            return late(self.name)
+        return self._queue.overloaded("a run would end beyond the deadline", now)
 
     def _free(self) -> None:
         """A caller who had the model to itself has ended."""

@@ -60,7 +60,10 @@ class Waiting:
 
 @attrs.frozen
 class Taken:
-    """Calls that left the queue: to be run together, and those whose deadline has passed."""
+    """Calls that left the queue: to be run together, and those that it is too late for.
+
+    Of these the deadline has passed; or it will have when a run ends, and others wait for the room.
+    """
 
     batch: list[Waiting]
     late: list[Waiting]
@@ -93,10 +96,10 @@ class _Line:
     def __iter__(self) -> Iterator[Waiting]:
         return iter(self.entries)
 
-    def runs(self) -> int:
-        """Runs that these calls fill; those that go alone fill one each."""
+    def room(self) -> int:
+        """Rows of batches that these calls fill; those that go alone fill one each."""
         first = self.first
-        return len(self.entries) if first.bucket is None else self.rows // first.most
+        return self.rows if first.bucket is not None else len(self.entries) * first.most
 
 
 class Queue:
@@ -163,19 +166,21 @@ class Queue:
         share = self._shares.get(entry.owner)
         if share is None or not share.calls:
             return
-        oldest, runs = now, 0
+        oldest, own = now, 0
         for (priority, _bucket, owner), line in self._lines.items():
             if owner == entry.owner and priority >= entry.priority:
                 oldest = min(oldest, line.first.arrived)
-                runs += line.runs()
-        if not runs:
-            return  # all that waits goes in the next run: a long run is no overload
+                own += line.room()
+        if own < entry.most:
+            return  # all of it goes in the next run: a long run is no overload
         if now - oldest > max(self._batching.max_age, 2 * self._seconds):
             raise self.overloaded(f"the oldest call has waited {now - oldest:.3g} s", now)
-        owners = sum(1 for each in self._shares.values() if each.calls)
-        wait = runs * owners * self._seconds
-        if entry.deadline is not None and wait > entry.deadline - now:
-            raise self.overloaded(f"{wait:.3g} s of work are ahead of the deadline", now)
+        if entry.deadline is not None:
+            others = sum(min(each.rows, own) for each in self._shares.values()) - share.rows
+            # What is ahead, and the call's own run.
+            wait = self._left(now) + ((own + others) // entry.most + 1) * self._seconds
+            if wait > entry.deadline - now:
+                raise self.overloaded(f"it would take {wait:.3g} s, beyond the deadline", now)
 
     def _make_room(self, entry: Waiting, now: float) -> list[Waiting]:
         """Those that leave so that the call fits; raises where nobody has to."""
@@ -226,8 +231,11 @@ class Queue:
     def backlog(self, now: float) -> float:
         """Seconds until what waits and runs will have been answered, as runs took so far."""
         runs = -(-self.rows // self._batching.max_batch_size)
-        left = 0.0 if self._since is None else max(0.0, self._seconds - (now - self._since))
-        return left + runs * self._seconds
+        return self._left(now) + runs * self._seconds
+
+    def _left(self, now: float) -> float:
+        """Seconds until the model will be free."""
+        return 0.0 if self._since is None else max(0.0, self._seconds - (now - self._since))
 
     # Out.
 
@@ -273,11 +281,13 @@ class Queue:
         return Taken(batch, late)
 
     def _late(self, now: float) -> list[Waiting]:
+        crowded = self.rows > self._batching.max_batch_size
+        end = now + self._seconds if crowded else now
         return [
             entry
             for line in self._lines.values()
             for entry in line
-            if entry.deadline is not None and entry.deadline <= now
+            if entry.deadline is not None and (entry.deadline <= now or entry.deadline < end)
         ]
 
     def _rank(self, key: _Key) -> tuple[int, float, float]:
