@@ -9,6 +9,7 @@ never are, and go straight to the model.
 """
 
 import concurrent.futures
+import logging
 import threading
 import time
 from collections import OrderedDict
@@ -23,6 +24,7 @@ from maas.batching import Batching
 from maas.calls import AMBIENT, CALL, Call, Context, Info, Result
 from maas.errors import Cancelled, DeadlineExceeded
 from maas.executors.base import Job, ModelInfo, Stream, finish, late
+from maas.executors.lanes import Lane
 from maas.executors.local import LocalExecutor
 from maas.executors.queue import Queue, Waiting
 from maas.executors.rows import Axes, Plan, gathered, scattered
@@ -37,6 +39,8 @@ from maas.executors.trials import (
 from maas.wire import Failure
 
 __all__ = ["BatchingExecutor", "batched"]
+
+_LOG = logging.getLogger("maas")
 
 _MOST_FORMS = 1024
 """Forms whose verdict is remembered; a form met again after it was forgotten is tried again."""
@@ -206,10 +210,8 @@ class BatchingExecutor:
             self._arrived.notify_all()
         self.inner.close()
         for entry in left:
-            entry.work.job.settle(Failure(self._closed_error()))
-
-    def _closed_error(self) -> RuntimeError:
-        return RuntimeError(f"model {self.name!r} was closed; wrap it anew")
+            closed = Cancelled("the model was closed before this call began")
+            entry.work.job.settle(Failure(closed))
 
     # In.
 
@@ -291,15 +293,16 @@ class BatchingExecutor:
         )
 
     def _enqueue(self, entry: Waiting) -> None:
+        lane = self.inner.pool("batches", 1)  # refuses after a fork, where nobody would drain
         with self._lock:
             evicted = self._queue.offer(entry, entry.arrived)
             try:
-                self._wake()
+                self._wake(lane)
             except BaseException:
                 self._queue.withdraw(entry)
                 raise
         for other in evicted:
-            refusal = self._queue.overloaded("calls of more priority came", entry.arrived)
+            refusal = self._queue.overloaded("it made room for other callers", entry.arrived)
             other.work.job.settle(Failure(refusal))
 
     def _leave(self, entry: Waiting | None) -> None:
@@ -309,14 +312,14 @@ class BatchingExecutor:
 
     # The thread that runs batches: one while there is work, none while there is none.
 
-    def _wake(self) -> None:
+    def _wake(self, lane: Lane) -> None:
         """Under the lock: sees to it that somebody takes what waits once the model is free."""
         if self._draining:
             self._arrived.notify()
         elif self._queue.due(time.monotonic()) is not None:
             self._draining = True
             try:
-                self.inner.pool("batches", 1).put(self._drain, self._stopped)
+                lane.put(self._drain, self._stopped)
             except BaseException:
                 self._draining = False
                 raise
@@ -362,7 +365,7 @@ class BatchingExecutor:
         with self._lock:
             self._queue.done(time.monotonic())
             if self._queue.calls:
-                self._wake()
+                self._wake(self.inner.pool("batches", 1))
 
     # A run.
 
@@ -370,11 +373,10 @@ class BatchingExecutor:
         try:
             if entries:
                 self._answer_fairly(entries)
-        except BaseException as error:
-            # A fault of this file must not leave callers waiting.
+        except BaseException as error:  # noqa: BLE001 - a fault of this file must not stop the queue
+            _LOG.exception("a batch of %s failed", self.name)
             for entry in entries:
                 entry.work.job.settle(Failure(self.inner.presentable(error)))
-            raise
 
     def _answer_fairly(self, entries: list[Waiting]) -> None:
         asked: _Asked = entries[0].work

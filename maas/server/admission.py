@@ -1,13 +1,13 @@
-"""How much may be asked: quotas by key, and places at each model, shared among callers.
+"""How much may be asked: quotas by key, and slots at each model, shared among callers.
 
 A quota is written as the library `limits` reads it: `"100/second"`, `"10/second; 5000/hour"`.
 It counts requests, rows (the first dimension of the first array) and bytes of bodies. What
 is above it is refused with `Overloaded`, before the model hears of it, and costs its caller
 nothing. It reads the wall clock, as its windows are those of people.
 
-A place at a model is held from a call's admission until its work has really ended, which
+A slot at a model is held from a call's admission until its work has really ended, which
 may be long after its caller has left. Where callers have keys, nobody takes more than a fair
-part of the places once half of them are taken.
+part of the slots once half of them are taken.
 """
 
 import importlib
@@ -23,7 +23,7 @@ from maas import tensors
 from maas.calls import Call
 from maas.errors import LimitExceeded, Overloaded
 
-__all__ = ["KINDS", "MAX_PENDING", "Places", "Quota", "Quotas", "rows_of"]
+__all__ = ["KINDS", "MAX_PENDING", "Quota", "Quotas", "Slots", "rows_of"]
 
 KINDS = ("requests", "rows", "bytes")
 
@@ -127,7 +127,7 @@ def rows_of(call: Call) -> int:
     return 1
 
 
-class Places:
+class Slots:
     """The calls that one model has in hand, waiting and running; `shared` if callers have keys."""
 
     def __init__(self, most: int, name: str, *, shared: bool) -> None:
@@ -150,13 +150,13 @@ class Places:
         if self._total >= self._most:
             raise self._overloaded(f"{self._total} calls are in hand")
         if self._shared and 2 * self._total >= self._most:
-            # One place more than there are callers: for whoever comes next.
+            # One slot more than there are callers: for whoever comes next.
             share = max(1, self._most // (len(self._held) + 1))
             if self._held[caller] >= share:
                 raise self._overloaded(f"{self._held[caller]} of your calls are in hand")
 
     def enter(self, caller: str) -> None:
-        """Takes a place, or raises as `check` does."""
+        """Takes a slot, or raises as `check` does."""
         with self._lock:
             self.check(caller)
             if not self._total:
@@ -165,7 +165,7 @@ class Places:
             self._held[caller] += 1
 
     def leave(self, caller: str) -> None:
-        """Gives the place back: the work has ended."""
+        """Gives the slot back: the work has ended."""
         now = time.monotonic()
         with self._lock:
             self._total -= 1

@@ -41,7 +41,7 @@ from maas.http import MSGPACK, Headers, Response, header
 from maas.limits import Limits
 from maas.model import Model
 from maas.server import head_fields, json_form, page
-from maas.server.admission import MAX_PENDING, Places, Quotas, rows_of
+from maas.server.admission import MAX_PENDING, Quotas, Slots, rows_of
 from maas.server.compression import Inflater
 from maas.server.forms import JSON, Form, Packed, Plain, Route, internal, json_response, problem
 from maas.server.front import Admission, Head
@@ -101,7 +101,7 @@ class Handler:
         self.tracebacks = tracebacks
         self._quotas = Quotas(quotas)
         self._max_pending = max_pending
-        self._places: dict[str, Places] = {}
+        self._slots: dict[str, Slots] = {}
         self._draining = False
         self._keyed = KeyedAnswers()
         self._asking: dict[str, concurrent.futures.Future[ModelInfo]] = {}
@@ -208,7 +208,7 @@ class Handler:
 
     def check_room(self, caller: Caller, model: str) -> None:
         """Refuses a caller beyond its quota, or while the model has as much in hand as it may."""
-        self.places(model).check(caller.id)
+        self.slots(model).check(caller.id)
         self._quotas.charge(caller.id, caller.quota, "requests", 1)
 
     # Answers that need no model.
@@ -269,12 +269,12 @@ class Handler:
         """Changes when what the model takes changes, so that clients know to ask again."""
         return self._digests.get(name, "")
 
-    def places(self, model: str) -> Places:
+    def slots(self, model: str) -> Slots:
         """What the model has in hand."""
-        found = self._places.get(model)
+        found = self._slots.get(model)
         if found is None:
             shared = self.guard.locked
-            found = self._places[model] = Places(self._max_pending, model, shared=shared)
+            found = self._slots[model] = Slots(self._max_pending, model, shared=shared)
         return found
 
     # Calls.
@@ -359,15 +359,15 @@ class Handler:
         return form.answer(job.answer)
 
     def _submitted(self, executor: Executor, call: Call, caller: str) -> Job[Any]:
-        """The call's job, which holds a place until its work has really ended."""
-        places = self.places(call.model)
-        places.enter(caller)
+        """The call's job, which holds a slot until its work has really ended."""
+        slots = self.slots(call.model)
+        slots.enter(caller)
         try:
             job = executor.submit(attrs.evolve(call, caller=caller) if self.guard.locked else call)
         except BaseException:
-            places.leave(caller)
+            slots.leave(caller)
             raise
-        job.when_ended(lambda: places.leave(caller))
+        job.when_ended(lambda: slots.leave(caller))
         return job
 
     async def _look_again(self, call: Call) -> None:

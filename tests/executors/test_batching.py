@@ -562,7 +562,7 @@ def test_a_full_queue_refuses():
             there(rows(1)[0])
         assert refused.value.retry_after > 0
         urgent = model.with_options(priority=1).submit(rows(1)[0])
-        with pytest.raises(maas.Overloaded, match="more priority"):
+        with pytest.raises(maas.Overloaded, match="made room"):
             jobs[1].result(PATIENCE)
     for job in (jobs[0], urgent):
         job.result(PATIENCE)

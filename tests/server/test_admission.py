@@ -12,7 +12,7 @@ import pytest
 
 import maas
 from maas.calls import CALL, Call
-from maas.server.admission import Places, Quota, Quotas, rows_of
+from maas.server.admission import Quota, Quotas, Slots, rows_of
 
 PATIENCE = 30.0
 
@@ -129,33 +129,33 @@ def test_quotas_in_a_key_file(tmp_path):
         assert ask("dave", large) == 3
 
 
-# Places.
+# Slots.
 
 
-def test_places_are_bounded():
-    """As many calls as there are places are in hand; the next is refused until one has ended."""
-    places = Places(2, "net", shared=False)
-    places.enter("anyone")
-    places.enter("anyone")
+def test_slots_are_bounded():
+    """As many calls as there are slots are in hand; the next is refused until one has ended."""
+    slots = Slots(2, "net", shared=False)
+    slots.enter("anyone")
+    slots.enter("anyone")
     with pytest.raises(maas.Overloaded, match="2 calls are in hand") as refused:
-        places.enter("anyone")
+        slots.enter("anyone")
     assert refused.value.retry_after == 1.0
-    places.leave("anyone")
-    places.enter("anyone")
+    slots.leave("anyone")
+    slots.enter("anyone")
 
 
-def test_places_are_shared():
-    """Once half the places are taken nobody takes more than a fair part of them."""
-    places = Places(12, "net", shared=True)
+def test_slots_are_shared():
+    """Once half the slots are taken nobody takes more than a fair part of them."""
+    slots = Slots(12, "net", shared=True)
     taken = {"greedy": 0, "modest": 0, "new": 0}
     for name in ["greedy"] * 20 + ["modest"] * 20 + ["new"] * 20:
         try:
-            places.enter(name)
+            slots.enter(name)
         except maas.Overloaded:
             continue
         taken[name] += 1
     assert taken == {"greedy": 6, "modest": 4, "new": 2}
-    assert places.total == 12
+    assert slots.total == 12
 
 
 class Gate:
@@ -172,7 +172,7 @@ class Gate:
         return x
 
 
-def test_a_place_is_held_until_the_work_has_ended():
+def test_a_slot_is_held_until_the_work_has_ended():
     """A caller who leaves does not make room while the model still works for nothing."""
     gate = Gate()
     server = maas.Server({"gate": gate}, max_pending=1)
@@ -183,15 +183,15 @@ def test_a_place_is_held_until_the_work_has_ended():
         with pytest.raises(maas.Overloaded, match="in hand"):
             model.wait(2)
         gate.opened.set()
-        places = server.handler.places("gate")
+        slots = server.handler.slots("gate")
         deadline = time.monotonic() + PATIENCE
-        while places.total and time.monotonic() < deadline:
+        while slots.total and time.monotonic() < deadline:
             threading.Event().wait(0.01)
         assert model.wait(3) == 3
 
 
-def test_a_call_that_waits_and_is_given_up_frees_its_place():
-    """A call that never began frees its place when its caller leaves."""
+def test_a_call_that_waits_and_is_given_up_frees_its_slot():
+    """A call that never began frees its slot when its caller leaves."""
     gate = Gate()
     executor = maas.Model(gate).executor
     call = Call("gate", "wait", (1,))
