@@ -132,7 +132,7 @@ class Connector:
 
     def __init__(self, place: str, *, max_batch_size: int | None = None) -> None:
         self.place = place
-        self._batching = None if max_batch_size is None else Batching(max_batch_size)
+        self.batching = None if max_batch_size is None else Batching(max_batch_size)
         self._lock = threading.Lock()
         self._open: OrderedDict[Any, tuple[Any, Model[..., Any], contextlib.ExitStack]]
         self._open = OrderedDict()
@@ -164,10 +164,10 @@ class Connector:
         raise AssertionError  # for the type checker: an ExitStack may swallow exceptions
 
     def _wrapped(self, target: Any, options: dict[str, Any]) -> Model[..., Any]:
-        if self._batching is not None:
+        if self.batching is not None:
             # Most functions in a test suite do not say that they may be run again.
             with contextlib.suppress(ValueError):
-                return Model(target, **{"batching": self._batching, **options})
+                return Model(target, **{"batching": self.batching, **options})
         return Model(target, **options)
 
     def _make_room(self) -> None:
