@@ -129,6 +129,26 @@ def test_quotas_in_a_key_file(tmp_path):
         assert ask("dave", large) == 3
 
 
+def test_every_form_of_call_is_metered():
+    """Messages, JSON and the Open Inference Protocol count against one quota, and hear 429."""
+
+    def sum_(x: np.ndarray) -> float:
+        return float(x.sum())
+
+    tensor = {"name": "x", "shape": [1], "datatype": "FP32", "data": [1.0]}
+    forms = {"/sum": {"x": [1.0]}, "/v2/models/sum/infer": {"inputs": [tensor]}}
+    server = maas.serve({"sum": sum_}, port=0, block=False, quotas={"requests": "3/hour"})
+    with server, maas.connect(f"{server.url}/sum") as model:
+        assert model(np.ones(1)) == 1.0
+        for path, body in forms.items():
+            assert httpx.post(server.url + path, json=body).status_code == 200
+        for path, body in forms.items():
+            reply = httpx.post(server.url + path, json=body)
+            assert (reply.status_code, int(reply.headers["retry-after"]) > 0) == (429, True)
+        with pytest.raises(maas.Overloaded):
+            model(np.ones(1))
+
+
 # Slots.
 
 

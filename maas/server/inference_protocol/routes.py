@@ -44,6 +44,9 @@ class House(Serving, Protocol):
     def check_seen(self, caller: Caller, name: str) -> None:
         """Refuses a model that is not here for this caller."""
 
+    def check_room(self, caller: Caller, model: str) -> None:
+        """Refuses a caller beyond its quota, or while the model has as much in hand as it may."""
+
     def names(self, caller: Caller) -> list[str]:
         """The models that are here for this caller."""
 
@@ -94,6 +97,7 @@ class InferenceProtocol:
         self._house.check_seen(route.caller, route.model)
         _check_origin(head)
         self._house.check_ready()
+        self._house.check_room(route.caller, route.model)
         return attrs.evolve(
             route,
             page="",
