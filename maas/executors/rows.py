@@ -25,8 +25,11 @@ from maas.schema import Schema, TensorSpec
 
 __all__ = ["Axes", "Plan", "gathered", "scattered"]
 
-_MAX_CONSTANT = 2**16
-"""Bytes of an array without a batch axis that are compared; a call with a larger one runs alone."""
+_MAX_FORM = 2**13
+"""Bytes of arguments without a batch axis, and 16 for each value, that are compared and kept.
+
+A call with more runs alone: what is known of a thousand forms must not hold a thousand prompts.
+"""
 _MAX_DEPTH = 16
 _PLAIN: dict[type, Callable[[Any], Hashable]] = {
     # Equal values that differ in type or in a bit are different parameters.
@@ -170,9 +173,10 @@ def _fill(fill: Fill, name: str) -> float:
 class _Walk:
     """Along the arguments of one call: collects its arrays, counts its rows."""
 
-    __slots__ = ("arrays", "lengths", "rows", "spoilt")
+    __slots__ = ("_weight", "arrays", "lengths", "rows", "spoilt")
 
     def __init__(self) -> None:
+        self._weight = 0
         self.arrays: list[Any] = []
         self.rows = -1
         self.lengths: dict[str, int] = {}
@@ -180,24 +184,41 @@ class _Walk:
 
     def form(self, value: Any, about: _Array, depth: int = 0) -> Form:
         kind = type(value)
-        adapter = tensors.CLAIMED.get(kind)
+        adapter = tensors.CLAIMED.get(kind) or tensors.adapter_for(kind)
         if adapter is not None:
             return self._array(value, adapter, about)
         plain = _PLAIN.get(kind)
         if plain is not None:
-            return ("value", kind, plain(value))
-        if depth < _MAX_DEPTH and kind in (tuple, list):
-            return (kind.__name__, tuple(self.form(each, about, depth + 1) for each in value))
-        if depth < _MAX_DEPTH and kind is dict:
-            keys = tuple((type(key), key) for key in value)
-            if all(key[0] in (str, int, bool) for key in keys):
-                inner = tuple(self.form(each, about, depth + 1) for each in value.values())
-                return ("dict", keys, inner)
-        adapter = tensors.adapter_for(kind)
-        if adapter is not None:
-            return self._array(value, adapter, about)
+            return self._plain(kind, value, plain)
+        self._weigh(16)
+        if self.spoilt or depth == _MAX_DEPTH:
+            self.spoilt = True
+            return None
+        return self._container(kind, value, about, depth + 1)
+
+    def _container(self, kind: type, value: Any, about: _Array, depth: int) -> Form:
+        if kind in (tuple, list):
+            return (kind.__name__, tuple(self.form(each, about, depth) for each in value))
+        if kind is dict and all(type(key) is str for key in value):
+            self._weigh(sum(map(len, value)))
+            return (
+                "dict",
+                tuple(value),
+                tuple(self.form(each, about, depth) for each in value.values()),
+            )
         self.spoilt = True
         return None
+
+    def _weigh(self, size: int) -> None:
+        self._weight += size
+        self.spoilt = self.spoilt or self._weight > _MAX_FORM
+
+    def _plain(self, kind: type, value: Any, plain: Callable[[Any], Hashable]) -> Form:
+        if kind in (str, bytes):
+            self._weigh(16 + len(value))
+        else:
+            self._weigh(16 + (value.bit_length() // 8 if kind is int else 0))
+        return None if self.spoilt else ("value", kind, plain(value))
 
     def _array(self, array: Any, adapter: Any, about: _Array) -> Form:
         dtype, shape = adapter.facts(array)
@@ -227,8 +248,8 @@ class _Walk:
 
     def _constant(self, array: Any, adapter: Any, dtype: str, shape: tuple[int, ...]) -> Form:
         described = adapter.describe(array)
-        if described.nbytes > _MAX_CONSTANT:
-            self.spoilt = True
+        self._weigh(described.nbytes)
+        if self.spoilt:
             return None
         contents = bytes(adapter.contents(array, described.flags))
         where = adapter.layout(array)
@@ -276,7 +297,7 @@ class _Builder:
                 return [self.build(each) for each in forms]
             case ("dict", keys, forms):
                 inner = zip(keys, forms, strict=True)
-                return {key: self.build(each) for (_kind, key), each in inner}
+                return {key: self.build(each) for key, each in inner}
         raise AssertionError(form)
 
     def _joined(self, arrays: list[Any], adapter: Any, ragged: Any) -> Any:

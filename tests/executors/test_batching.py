@@ -475,6 +475,25 @@ def test_a_call_larger_than_a_batch_runs_alone():
         close(job.result(), alone(net, *call))
 
 
+@pytest.mark.parametrize(
+    "large",
+    ["x" * 10_000, b"x" * 10_000, 2**80_000, list(range(1_000)), {"x" * 10_000: 1}],
+    ids=["text", "bytes", "int", "list", "key"],
+)
+def test_what_is_large_is_not_compared(large):
+    """Calls whose other arguments are large run alone, so that nothing keeps thousands of them."""
+
+    @maas.method(pure=True)
+    def beside(x, other):
+        return x + 1
+
+    model = maas.Model(beside, batching=maas.Batching(8))
+    for _ in range(2):
+        jobs = asked_together(model, [(torch.ones(1), large)] * 3)
+        assert [job.info.batch_size for job in jobs] == [1] * 3
+    assert len(model.executor._forms) == 0
+
+
 # What goes past.
 
 
