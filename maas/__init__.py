@@ -11,6 +11,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from maas import testing as testing
     from maas.backends.base import method as method
+    from maas.batching import Batching as Batching
     from maas.errors import Cancelled as Cancelled
     from maas.errors import CodecError as CodecError
     from maas.errors import Conflict as Conflict
@@ -56,6 +57,7 @@ _NAMES = {
     "RawTensor": "maas.tensors",
     "Limits": "maas.limits",
     "Options": "maas.options",
+    "Batching": "maas.batching",
     "Executor": "maas.executors.base",
     "Job": "maas.executors.base",
     "Stream": "maas.executors.base",

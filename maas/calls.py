@@ -88,7 +88,8 @@ class Call:
     """One question to one model: a method, its arguments, and the context.
 
     `owned` arguments came in a message and belong to nobody else, so they need
-    no guard against a model that changes them or returns them.
+    no guard against a model that changes them or returns them. `caller` is who asks, as the
+    server that received the call knows it; it does not travel, and is empty for a call from here.
     """
 
     model: str
@@ -97,6 +98,7 @@ class Call:
     kwargs: Mapping[str, Any] = attrs.field(factory=dict)
     context: Context = AMBIENT
     owned: bool = False
+    caller: str = ""
 
 
 @frozen
@@ -110,6 +112,7 @@ class Info:
     batch_size : calls that shared the model's run.
     queue_seconds : time from arrival at the executor to the start of the run.
     compute_seconds : time the model itself ran.
+    note : why it ran otherwise than asked, such as alone where batches were wanted.
     version : which version of the model ran, None where a model has none.
     """
 
@@ -118,6 +121,7 @@ class Info:
     batch_size: int = 1
     queue_seconds: float = 0.0
     compute_seconds: float = 0.0
+    note: str = ""
     version: str | None = None
 
     def seen_from(self, where: str, version: str | None = None) -> "Info":
@@ -128,6 +132,7 @@ class Info:
             self.batch_size,
             self.queue_seconds,
             self.compute_seconds,
+            self.note,
             version,
         )
 

@@ -20,6 +20,7 @@ import attrs
 from maas import ambient
 from maas.backends.base import backend_for
 from maas.batches import Mapped
+from maas.batching import Batching
 from maas.calls import AMBIENT, CALL, Call, Context
 from maas.errors import Unsupported
 from maas.executors.base import NAME, Executor, Job, ModelInfo, Stream, executor_for, no_method
@@ -148,13 +149,15 @@ class Model(Asked[P, R]):
     signature : what it takes; from its type hints by default.
     example : one real argument (or a tuple of them) to learn the signature from, by one real call.
     device : torch device to run a module on; it is moved there.
+    batching : how calls may share a run; of the model's own call, and of every pure method that
+        does not say otherwise by `@maas.method(batching=...)`.
 
     Raises
     ------
     TypeError
         Nothing here can run the target.
     ValueError
-        A method of the target has the name of a method of `Model`.
+        A method of the target has the name of a method of `Model`, or cannot be batched.
     """
 
     __slots__ = ("__weakref__",)
@@ -168,6 +171,7 @@ class Model(Asked[P, R]):
         signature: Signature | None = None,
         example: Any = None,
         device: str | None = None,
+        batching: Batching | None = None,
     ) -> None: ...
     @overload
     def __init__(
@@ -178,6 +182,7 @@ class Model(Asked[P, R]):
         signature: Signature | None = None,
         example: Any = None,
         device: str | None = None,
+        batching: Batching | None = None,
     ) -> None: ...
     def __init__(
         self,
@@ -187,6 +192,7 @@ class Model(Asked[P, R]):
         signature: Signature | None = None,
         example: Any = None,
         device: str | None = None,
+        batching: Batching | None = None,
     ) -> None:
         local = importlib.import_module("maas.executors.local")
         chosen = model_name(target) if name is None else name
@@ -205,6 +211,9 @@ class Model(Asked[P, R]):
                 )
         executor = local.LocalExecutor(backend, chosen)
         executor.refine(signature, example)
+        if batching is not None or any(each.batching for each in backend.methods.values()):
+            front = importlib.import_module("maas.executors.batching")
+            executor = front.batched(executor, batching, example)
         self._set(executor, chosen, CALL, DEFAULTS, None)
 
     @classmethod
@@ -380,8 +389,8 @@ def connect(
     env : name of an environment variable that, if set, wins over `where`.
     options : of the place. For URLs: `auth` (the key), `verify` (a CA file, an `ssl.SSLContext`),
         `insecure`, `proxy`, `limits`, `connect_timeout`. For workers: `count`, `devices`,
-        `example`, `name`, `limits`. Here: `name`, `signature`, `example`, `device`, as `Model` has
-        them.
+        `example`, `name`, `limits`. Here: `name`, `signature`, `example`, `device`, `batching`,
+        as `Model` has them.
 
     Raises
     ------
@@ -414,7 +423,7 @@ def _likeness(like: Any) -> tuple[Signature, str]:
     return Signature.from_callable(like), like.__name__
 
 
-_HERE = {"name", "signature", "example", "device"}
+_HERE = {"name", "signature", "example", "device", "batching"}
 
 
 def _check_here(options: dict[str, Any], where: Any) -> None:

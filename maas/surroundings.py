@@ -107,8 +107,11 @@ def _read_autocast(state: Any) -> Autocast:
 
 def read_info(fields: list[Any]) -> Info:
     """The facts that a stranger's fields describe; raises `CodecError` for any that are none."""
-    if [type(field) for field in fields] not in _INFO:
-        raise CodecError("info is [where, device, batch size, queue seconds, compute seconds]")
+    kinds = [type(field) for field in fields]
+    if kinds[:5] not in _INFO or kinds[5:] not in ([], [str]):
+        raise CodecError(
+            "info is [where, device, batch size, queue seconds, compute seconds], or with a note"
+        )
     return Info(*fields)
 
 
@@ -117,4 +120,12 @@ _INFO = ([str, type(None), int, float, float], [str, str, int, float, float])
 
 def info_data(info: Info) -> list[Any]:
     """The facts by position."""
-    return [info.where, info.device, info.batch_size, info.queue_seconds, info.compute_seconds]
+    note = [info.note] if info.note else []
+    return [
+        info.where,
+        info.device,
+        info.batch_size,
+        info.queue_seconds,
+        info.compute_seconds,
+        *note,
+    ]

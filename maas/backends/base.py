@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar, overload
 
 import attrs
 
+from maas.batching import Batching
 from maas.calls import Call, Context
 from maas.limits import Limits
 from maas.signature import Signature
@@ -46,13 +47,18 @@ class Declared:
     name: str | None = None
     pure: bool | None = None
     stochastic: bool = False
+    batching: Batching | None = None
 
 
 @overload
 def method(function: F, /) -> F: ...
 @overload
 def method(
-    *, name: str | None = None, pure: bool | None = None, stochastic: bool = False
+    *,
+    name: str | None = None,
+    pure: bool | None = None,
+    stochastic: bool = False,
+    batching: Batching | None = None,
 ) -> Callable[[F], F]: ...
 def method(
     function: Any = None,
@@ -61,6 +67,7 @@ def method(
     name: str | None = None,
     pure: bool | None = None,
     stochastic: bool = False,
+    batching: Batching | None = None,
 ) -> Any:
     """Mark a method of a class as one that callers may call.
 
@@ -72,8 +79,9 @@ def method(
     pure : the method changes nothing and may be run again: it can be retried, and calls of
         it may overlap. A torch module in eval mode is taken to be pure unless declared otherwise.
     stochastic : it draws from torch's CPU generator, whose state then travels with the call.
+    batching : how calls of it may share a run; a pure method's only.
     """
-    told = Declared(name=name, pure=pure, stochastic=stochastic)
+    told = Declared(name=name, pure=pure, stochastic=stochastic, batching=batching)
     if function is None:
         return partial(_declare, told)
     return _declare(told, function)
@@ -105,6 +113,7 @@ class Method:
     exclusive : its calls must not overlap.
     asynchronous : it is a coroutine function or an asynchronous generator.
     doc : first line of its docstring.
+    batching : what its author declared; of the side that runs it, so it does not travel.
     """
 
     name: str
@@ -116,6 +125,7 @@ class Method:
     exclusive: bool = False
     asynchronous: bool = False
     doc: str = ""
+    batching: Batching | None = attrs.field(default=None, eq=False)
 
 
 def describe_method(name: str, function: Callable[..., Any], *, exclusive: bool) -> Method:
@@ -145,6 +155,7 @@ def describe_method(name: str, function: Callable[..., Any], *, exclusive: bool)
         exclusive=exclusive and not asynchronous and told.pure is not True,
         asynchronous=asynchronous,
         doc=(inspect.getdoc(body) or "").partition("\n")[0],
+        batching=told.batching,
     )
 
 

@@ -174,6 +174,12 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     add("--device", help="torch device to move the models to, as cuda:0")
     add("--workers", type=_count, metavar="N", help="run each model in so many processes")
     add("--devices", metavar="DEVICES", help="torch devices of the workers, with commas between")
+    add(
+        "--max-batch-size",
+        type=_count,
+        metavar="ROWS",
+        help="let calls that wait go through a model together, up to so many rows",
+    )
     add("--access-log", action="store_true", help="write a line for each request to standard error")
     add(
         "--log-format",

@@ -14,6 +14,8 @@ from typing import Any
 import maas
 from maas.cli.keys import grants, key_in
 from maas.cli.messages import Mistake, nearest
+from maas.executors.batching import batched
+from maas.executors.local import LocalExecutor
 from maas.executors.spawning import worker_name
 from maas.server import logs
 from maas.server.app import Server
@@ -141,7 +143,7 @@ def _models(options: argparse.Namespace) -> Any:
                 if len(options.targets) > 1 or name:
                     raise Mistake(f"{place} is a maas.Server, and is served alone, without a name")
                 return made
-            _add(found, name or own, _model(made, place, name or own, options.device))
+            _add(found, name or own, _model(made, place, name or own, options))
     return found
 
 
@@ -152,19 +154,33 @@ def _add(found: dict[str, Any], name: str, model: Any) -> None:
     found[name] = model
 
 
-def _model(target: Any, place: str, name: str, device: str | None) -> Any:
+def _model(target: Any, place: str, name: str, options: argparse.Namespace) -> Any:
+    rows: int | None = options.max_batch_size
+    batching = None if rows is None else maas.Batching(rows)
     if isinstance(target, maas.Model):
-        if device is not None and not Path(place).is_dir():
+        if options.device is not None and not Path(place).is_dir():
             raise Mistake(
                 f"{place} is a maas.Model already, which --device cannot move; do it there"
             )
-        return target
+        return target if batching is None else _batched(target, place, batching)
     if inspect.isclass(target):
         raise Mistake(f"{place} is a class; serve an object of it: net = {target.__name__}(...)")
     try:
-        return maas.Model(target, name=name or None, device=device)
+        return maas.Model(target, name=name or None, device=options.device, batching=batching)
     except (TypeError, ValueError) as error:
         raise Mistake(f"{place} cannot be served: {error}") from error
+
+
+def _batched(model: maas.Model[..., Any], place: str, batching: maas.Batching) -> Any:
+    if not isinstance(model.executor, LocalExecutor):
+        raise Mistake(
+            f"{place} is a maas.Model that is batched or runs elsewhere, so --max-batch-size "
+            "says nothing to it"
+        )
+    try:
+        return maas.Model.over(batched(model.executor, batching), model.name)
+    except ValueError as error:
+        raise Mistake(f"{place}: {error}") from error
 
 
 def _found(place: str, device: str | None) -> list[tuple[str, Any]]:

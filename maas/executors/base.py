@@ -77,7 +77,8 @@ class ModelInfo:
     def to_data(self) -> dict[str, Any]:
         """As plain data, for the wire; the place is left out, for it depends on who asks."""
         methods = [
-            attrs.asdict(method, recurse=False) | {"signature": method.signature.to_data()}
+            attrs.asdict(method, recurse=False, filter=_travels)
+            | {"signature": method.signature.to_data()}
             for method in self.methods.values()
         ]
         plain = attrs.asdict(
@@ -108,6 +109,10 @@ class ModelInfo:
         _check_fields("a model", data, wanted)
         methods = {method.name: method for method in map(_method_from, data["methods"])}
         return cls(**{**data, "methods": methods}, where=where)
+
+
+def _travels(field: "attrs.Attribute[Any]", _value: object) -> bool:
+    return field.name in _METHOD
 
 
 _METHOD = {
@@ -144,6 +149,10 @@ def in_loop(future: concurrent.futures.Future[T]) -> Awaitable[T]:
     return sys.modules["asyncio"].wrap_future(future)  # type: ignore[no-any-return]
 
 
+_SETTLES, _WAITS, _RUNS, _ENDED = range(4)
+"""Where a job's work is; of most, all that is known is that it settles."""
+
+
 class Job(concurrent.futures.Future[T], Generic[T]):
     """A call on its way: a `concurrent.futures.Future` that can be awaited as well.
 
@@ -157,6 +166,8 @@ class Job(concurrent.futures.Future[T], Generic[T]):
         self._claim = threading.Lock()
         self._on_cancel = on_cancel
         self.answer: Result | Failure | None = None
+        self._work = _SETTLES
+        self._then: list[Callable[[], object]] = []
 
     @property
     def info(self) -> Info | None:
@@ -166,8 +177,35 @@ class Job(concurrent.futures.Future[T], Generic[T]):
     def expire(self, failure: Failure) -> None:
         """Settles with a failure that came from outside, and asks the running work to stop."""
         self.settle(failure)
-        if self.answer is failure and self._on_cancel is not None:
-            self._on_cancel()
+        if self.answer is failure:
+            self._stop()
+
+    def begins_later(self) -> None:
+        """For an executor: the work has an end of its own, which `end` tells."""
+        self._work = _WAITS
+
+    def begin(self) -> None:
+        """For an executor: the work begins, and goes on whether or not its caller waits."""
+        self._work = _RUNS
+
+    def end(self) -> None:
+        """For an executor: the work has ended, or will never begin."""
+        self._work = _ENDED
+        while True:
+            try:
+                callback = self._then.pop()
+            except IndexError:
+                return
+            callback()
+
+    def when_ended(self, callback: Callable[[], object]) -> None:
+        """Calls it once the work itself has ended, which may be long after a caller has left."""
+        if self._work == _SETTLES:
+            self.add_done_callback(lambda _job: callback())
+            return
+        self._then.append(callback)
+        if self._work == _ENDED:
+            self.end()
 
     def settle(self, answer: Result | Failure) -> None:
         """Gives the answer to whoever waits; ignored after `cancel()`."""
@@ -187,9 +225,14 @@ class Job(concurrent.futures.Future[T], Generic[T]):
         super().cancel()
         # Only this second step wakes `concurrent.futures.wait`.
         self.set_running_or_notify_cancel()
+        self._stop()
+        return True
+
+    def _stop(self) -> None:
         if self._on_cancel is not None:
             self._on_cancel()
-        return True
+        if self._work == _WAITS:
+            self.end()
 
     def __await__(self) -> Generator[Any, None, T]:
         return in_loop(self).__await__()

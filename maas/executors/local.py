@@ -134,7 +134,7 @@ class LocalExecutor:
             return Result(self.stream(call))
         if method.asynchronous or call.context.deadline is not None:
             return self._waited_for(call)
-        answer = self._execute(call, method)
+        answer = self.execute(call, method)
         return answer if type(answer) is Result else finish(answer)
 
     def _waited_for(self, call: Call) -> Result:
@@ -155,27 +155,33 @@ class LocalExecutor:
             job = self._submit_coroutine(call, method)
         else:
             job = Job()
+            job.begins_later()
             work = partial(self._work, job, call, method, time.monotonic())
-            self.lane(call, method).put(work, lambda error: job.settle(Failure(error)))
+            self.lane(call, method).put(work, partial(self._drop, job))
         if call.context.deadline is not None:
-            self._release_at(call.context.deadline, job)
+            self.release_at(call.context.deadline, job)
         return job
 
-    def _release_at(self, deadline: float, job: Job[Any]) -> None:
+    def release_at(self, deadline: float, job: Job[Any]) -> None:
         """Releases the caller at the deadline; a module that runs goes on for nothing."""
         _coroutines.call_at(deadline, lambda: job.expire(Failure(late(self.name))))
 
+    def _drop(self, job: Job[Any], error: Exception) -> None:
+        job.settle(Failure(error))
+        job.end()
+
     def _work(self, job: Job[Any], call: Call, method: Method, arrived: float) -> None:
-        if job.done():
-            return
+        job.begin()
         try:
-            call.context.remaining()
+            if not job.done():
+                call.context.remaining()
+                job.settle(self.execute(call, method, time.monotonic() - arrived))
         except DeadlineExceeded as error:
             job.settle(Failure(error))
-        else:
-            job.settle(self._execute(call, method, time.monotonic() - arrived))
+        finally:
+            job.end()
 
-    def _execute(self, call: Call, method: Method, queued: float | None = None) -> Result | Failure:
+    def execute(self, call: Call, method: Method, queued: float | None = None) -> Result | Failure:
         """Runs the call on this thread; timed only if queued, as nobody else can ask."""
         context = call.context
         drawn = _NOTHING_DRAWN
@@ -232,7 +238,8 @@ class LocalExecutor:
         finally:
             self._gate.leave()
 
-    def _draws(self, context: Context, method: Method) -> bool:
+    def draws(self, context: Context, method: Method) -> bool:
+        """Whether the call draws from the generator, as its method, its seed or train mode says."""
         mode = self._gate.own() if context.training is None else context.training
         return method.stochastic or context.seed is not None or mode is True
 
@@ -240,16 +247,20 @@ class LocalExecutor:
 
     def lane(self, call: Call, method: Method) -> Lane:
         """The threads for this call: one where the order of calls decides what they give."""
+        if method.exclusive or self.draws(call.context, method):
+            return self.pool("serial", 1)
+        return self.pool("parallel", _THREADS)
+
+    def pool(self, name: str, width: int) -> Lane:
+        """Threads of this model under a name; the first asking decides how many."""
         if self._pid != os.getpid():
             raise ForkError(
                 f"model {self.name!r} was used before fork(), and its threads stayed behind; "
                 "wrap it anew"
             )
-        serial = method.exclusive or self._draws(call.context, method)
-        name = "serial" if serial else "parallel"
         with self._lock:
             if name not in self._lanes:
-                self._lanes[name] = Lane(1 if serial else _THREADS, f"maas-{self.name}-{name}")
+                self._lanes[name] = Lane(width, f"maas-{self.name}-{name}")
             return self._lanes[name]
 
     # Coroutines.

@@ -14,6 +14,7 @@ from maas.executors.remote import RemoteExecutor
 from maas.executors.spawning import connect_workers, worker_name, worker_target
 from maas.limits import Limits
 from maas.model import Model, model_name
+from maas.server.admission import MAX_PENDING
 from maas.server.asgi import respond
 from maas.server.catalogue import Version
 from maas.server.guard import DEFAULT_GRANTS
@@ -37,6 +38,10 @@ class Server:
     allow : what callers may do: `"call"` and `"describe"` unless told more.
     limits : what one message may hold, both ways.
     tracebacks : whether callers are told where in the model an error arose.
+    quotas : what each key may ask that its key file gives no quota: limits of `requests`, `rows`
+        and `bytes`, as `{"requests": "100/second", "rows": "5000/minute; 1000000/day"}`.
+    max_pending : calls that one model may have in hand, waiting and running; one more is refused
+        with `Overloaded`.
     workers : how many processes run each model; None runs them in this one. A worker finds its
         model itself, so targets are then import paths (`"package.module:name"`), functions that
         can be imported, or model folders.
@@ -51,6 +56,8 @@ class Server:
         allow: Iterable[str] = DEFAULT_GRANTS,
         limits: Limits | None = None,
         tracebacks: bool = True,
+        quotas: Mapping[str, str] | None = None,
+        max_pending: int = MAX_PENDING,
         workers: int | None = None,
         devices: Sequence[str] = (),
     ) -> None:
@@ -59,7 +66,15 @@ class Server:
         self._workers = workers
         self._devices = devices
         self._limits = limits
-        self.handler = Handler({}, auth=auth, allow=allow, limits=limits, tracebacks=tracebacks)
+        self.handler = Handler(
+            {},
+            auth=auth,
+            allow=allow,
+            limits=limits,
+            tracebacks=tracebacks,
+            quotas=quotas,
+            max_pending=max_pending,
+        )
         try:
             for address, target in self._named(models).items():
                 self._add(address, target, ready=True)
@@ -258,6 +273,8 @@ def serve(
     allow: Iterable[str] = DEFAULT_GRANTS,
     limits: Limits | None = None,
     tracebacks: bool = True,
+    quotas: Mapping[str, str] | None = None,
+    max_pending: int = MAX_PENDING,
     workers: int | None = None,
     devices: Sequence[str] = (),
     insecure: bool = False,
@@ -268,8 +285,8 @@ def serve(
 
     Parameters
     ----------
-    models, auth, allow, limits, tracebacks, workers, devices : as `Server` has them; `models` may
-        be a `Server`. With workers, it listens once one of each model is ready.
+    models, auth, allow, limits, tracebacks, quotas, max_pending, workers, devices : as `Server` has
+        them; `models` may be a `Server`. With workers, it listens once one of each model is ready.
     host, port : where to listen; port 0 takes a free one.
     uds : path of a unix socket to listen on instead.
     tls_cert, tls_key : files of a certificate chain and its key, to speak TLS.
@@ -295,6 +312,8 @@ def serve(
             allow=allow,
             limits=limits,
             tracebacks=tracebacks,
+            quotas=quotas,
+            max_pending=max_pending,
             workers=workers,
             devices=devices,
         )

@@ -23,6 +23,9 @@ import socket
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any, cast
 
+import attrs
+
+from maas.errors import Overloaded
 from maas.http import Buffer, Response
 from maas.server.framing import Chunked, HeadReader, Opening, Refusal, Sized
 from maas.server.front import Admission, Front
@@ -35,7 +38,7 @@ __all__ = ["Connection", "Shared"]
 log = logging.getLogger("maas.server")
 
 PIPELINED = 64 * 2**10
-SURPLUS = 64  # connections above the most that still hear "503" rather than a reset
+SURPLUS = 64  # connections above the most that still hear "429" rather than a reset
 FAILED = "the server failed; its own log tells why"
 
 
@@ -70,7 +73,7 @@ class Shared:
             The server holds as many as it may.
         """
         if self.held + count > self.patience.bodies:
-            raise Refusal(503, "the server holds too many request bodies; try again later")
+            raise Refusal(429, "the server holds too many request bodies; try again later")
         self.held += count
 
 
@@ -131,7 +134,7 @@ class Connection(asyncio.BufferedProtocol):
         if surplus > SURPLUS:
             self._transport.abort()
         elif surplus > 0:
-            self._refuse(503, "the server has as many connections as it takes; try again later")
+            self._refuse(429, "the server has as many connections as it takes; try again later")
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio's signature
         """Cancel what was under way."""
@@ -352,8 +355,10 @@ class Connection(asyncio.BufferedProtocol):
         """Reply to what cannot be answered, and close."""
         refusals = self._shared.refusals
         refusals[status] = refusals.get(status, 0) + 1
-        refusal = self._admission.refusal or problem
-        self._outlet.write(b"".join(whole(refusal(status, detail), close=True)))
+        response = (self._admission.refusal or problem)(status, detail)
+        if status == Overloaded.status:
+            response = attrs.evolve(response, headers=(*response.headers, ("retry-after", "1")))
+        self._outlet.write(b"".join(whole(response, close=True)))
         self._finish(unread=True)
 
     def _finish(self, *, unread: bool = False) -> None:

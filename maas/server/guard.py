@@ -9,6 +9,7 @@ methods of them (`"net"`, `"agent.move"`). A key file is TOML, a table a key:
     sha256 = "9f86d0..."
     allow = ["call", "describe"]
     models = ["net", "agent.move"]
+    quota = { requests = "100/second", rows = "5000/minute" }
 
 It is read again when it changes, so that a key can be withdrawn without a restart.
 While it cannot be read, nobody gets in: the keys it held before may be the withdrawn ones.
@@ -26,6 +27,7 @@ import attrs
 
 from maas.calls import CALL
 from maas.errors import Forbidden, NotReady, Unauthenticated
+from maas.server.admission import Quota
 
 __all__ = ["DEFAULT_GRANTS", "GRANTS", "Caller", "Guard", "Key"]
 
@@ -37,12 +39,13 @@ _LOG = logging.getLogger("maas")
 
 @attrs.frozen
 class Key:
-    """One key: its digest, what it allows, and for which models (None for all)."""
+    """One key: its digest, what it allows, for which models (None for all), and how much."""
 
     id: str
     digest: bytes = attrs.field(repr=False)
     allow: frozenset[str] = DEFAULT_GRANTS
     models: frozenset[str] | None = None
+    quota: Quota | None = None
 
     @classmethod
     def of(cls, id_: str, text: str, allow: Iterable[str] = DEFAULT_GRANTS) -> "Key":
@@ -57,6 +60,7 @@ class Caller:
     id: str
     allow: frozenset[str]
     models: frozenset[str] | None = None
+    quota: Quota | None = None
 
     def check(
         self, grant: str, model: str, method: str = CALL, *, known_as: Iterable[str] = ()
@@ -142,7 +146,7 @@ class Guard:
                 found = key
         if found is None:
             raise Unauthenticated("the server does not know this key")
-        return Caller(found.id, found.allow, found.models)
+        return Caller(found.id, found.allow, found.models, found.quota)
 
 
 def _grants(allow: Iterable[str]) -> frozenset[str]:
@@ -207,8 +211,8 @@ class _KeyFile:
 
 
 def _key_from(name: str, table: Any, allow: frozenset[str]) -> Key:
-    if type(table) is not dict or table.keys() - {"sha256", "allow", "models"}:
-        raise ValueError(f"key {name!r} wants the fields sha256, allow and models")
+    if type(table) is not dict or table.keys() - {"sha256", "allow", "models", "quota"}:
+        raise ValueError(f"key {name!r} wants the fields sha256, allow, models and quota")
     try:
         digest = bytes.fromhex(table["sha256"])
     except (KeyError, TypeError, ValueError):
@@ -221,6 +225,7 @@ def _key_from(name: str, table: Any, allow: frozenset[str]) -> Key:
         digest,
         allow if granted is None else _grants(granted),
         _names(name, table, "models"),
+        Quota.of(table["quota"], f"key {name!r}") if "quota" in table else None,
     )
 
 

@@ -40,11 +40,12 @@ from maas.errors import (
     SignatureError,
     Unsupported,
 )
-from maas.executors.base import ADDRESS, ModelInfo, in_loop, late
+from maas.executors.base import ADDRESS, Job, ModelInfo, in_loop, late
 from maas.http import MSGPACK, Headers, Response, header
 from maas.limits import Limits
 from maas.model import Model
 from maas.server import head_fields, json_form, page
+from maas.server.admission import MAX_PENDING, Quotas, Slots, rows_of
 from maas.server.catalogue import Catalogue, Held, Version
 from maas.server.compression import Inflater
 from maas.server.figures import figures, words
@@ -80,6 +81,8 @@ class Handler:
     limits : what one message may hold, both ways.
     tracebacks : whether callers are told where in the model an error arose.
     hosts : the only hosts a request may name, against DNS rebinding; None for any.
+    quotas : what a key may ask that has no quota of its own; see `Quota`.
+    max_pending : calls that one model may have in hand, waiting and running.
     """
 
     def __init__(
@@ -91,6 +94,8 @@ class Handler:
         limits: Limits | None = None,
         tracebacks: bool = True,
         hosts: frozenset[str] | None = None,
+        quotas: Mapping[str, str] | None = None,
+        max_pending: int = MAX_PENDING,
     ) -> None:
         self.catalogue = Catalogue()
         for address, model in models.items():
@@ -100,6 +105,9 @@ class Handler:
         self.hosts = hosts
         self.tracebacks = tracebacks
         self.metrics = Metrics()
+        self._quotas = Quotas(quotas)
+        self._max_pending = max_pending
+        self._slots: dict[str, Slots] = {}
         self._draining = False
         self._keyed = KeyedAnswers()
         self._asking: dict[Version, concurrent.futures.Future[ModelInfo]] = {}
@@ -177,6 +185,7 @@ class Handler:
             raise UnknownContent(
                 f"content type {content!r:.60}; this server reads {MSGPACK} and {JSON}"
             )
+        self.check_room(caller, model)
         return Route(
             caller,
             model,
@@ -239,6 +248,11 @@ class Handler:
         """Refuses when the server takes no calls."""
         if self._draining:
             raise NotReady("the server is shutting down", retry_after=1.0)
+
+    def check_room(self, caller: Caller, address: str) -> None:
+        """Refuses a caller beyond its quota, or while the model has as much in hand as it may."""
+        self.slots(self.check_seen(caller, address).name).check(caller.id)
+        self._quotas.charge(caller.id, caller.quota, "requests", 1)
 
     # Answers that need no model.
 
@@ -332,6 +346,14 @@ class Handler:
         version.info = info
         return info
 
+    def slots(self, name: str) -> Slots:
+        """What the model, in all its versions, has in hand."""
+        found = self._slots.get(name)
+        if found is None:
+            shared = self.guard.locked
+            found = self._slots[name] = Slots(self._max_pending, name, shared=shared)
+        return found
+
     # Calls.
 
     async def answer(self, admission: Admission, body: bytearray) -> Response:
@@ -351,7 +373,10 @@ class Handler:
         version: Version | None = None
         try:
             version = form.served = self._entered(form.route)
+            caller = form.route.caller
+            self._quotas.charge(caller.id, caller.quota, "bytes", len(body))
             call = seen.asks(await self._read(form, version, body))
+            self._quotas.charge(caller.id, caller.quota, "rows", rows_of(call))
             if call.context.key is not None:
                 response = await self._answer_keyed(call, form, seen, version)
             else:
@@ -422,7 +447,7 @@ class Handler:
             method = version.known.methods.get(call.method)
             if method is not None and method.streams:
                 return self._streamed(form.stream(seen.items(executor.stream(call))), version)
-            job = executor.submit(call)
+            job = self._submitted(version, call, form.route.caller.id)
         except Exception as error:  # noqa: BLE001 - wrong arguments, or no such method
             return form.failure(seen.fails(error))
         try:
@@ -442,6 +467,19 @@ class Handler:
         if isinstance(job.answer, Failure) and isinstance(job.answer.error, SignatureError):
             await self._look_again(call, version)
         return form.answer(job.answer)
+
+    def _submitted(self, version: Version, call: Call, caller: str) -> Job[Any]:
+        """The call's job, which holds a slot until its work has really ended."""
+        slots = self.slots(version.name)
+        slots.enter(caller)
+        try:
+            asked = attrs.evolve(call, caller=caller) if self.guard.locked else call
+            job = version.executor.submit(asked)
+        except BaseException:
+            slots.leave(caller)
+            raise
+        job.when_ended(lambda: slots.leave(caller))
+        return job
 
     async def _look_again(self, call: Call, version: Version) -> None:
         """A call that its model refused: behind a gateway, it may be another one by now.

@@ -22,7 +22,7 @@ class Patience:
     linger : seconds to read and drop what a peer still sends after the last reply.
     drain : seconds for requests in flight when the server stops.
     delay : seconds from "not ready" to the end of accepting, for balancers to notice.
-    max_connections : open at once; those above are told 503 and closed.
+    max_connections : open at once; those above are told 429 and closed.
         The file descriptors the process may open bound it too.
     bodies : bytes of request bodies held at once, over all connections.
     """

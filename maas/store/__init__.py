@@ -14,6 +14,7 @@ from typing import Any
 from maas.calls import CALL
 from maas.errors import CodecError, Unsupported
 from maas.executors.base import NAME
+from maas.executors.batching import BatchingExecutor
 from maas.executors.local import LocalExecutor
 from maas.model import Model
 from maas.store import folders
@@ -111,6 +112,8 @@ def load(
 
 def _module(model: Model[..., Any]) -> Any:
     executor = model.executor
+    if isinstance(executor, BatchingExecutor):
+        executor = executor.inner
     if not isinstance(executor, LocalExecutor):
         raise Unsupported(f"model {model.name!r} runs at {model.where}; save it there")
     backend = executor.backend

@@ -6,6 +6,7 @@ bfloat16 and the float8 family exist in NumPy where the `ml_dtypes` package is i
 import functools
 import importlib
 import importlib.util
+import itertools
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from maas.tensors import CHANNELS_LAST, DTYPES, Described
 
 __all__ = [
     "TYPES",
+    "concatenate",
     "contents",
     "contiguous",
     "copy",
@@ -24,7 +26,13 @@ __all__ = [
     "describe",
     "facts",
     "knows",
+    "layout",
+    "numbers",
+    "pad",
+    "parts",
+    "placed",
     "restore",
+    "shuffled",
     "span",
     "stack",
     "version",
@@ -140,3 +148,48 @@ def copy(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 def stack(arrays: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
     """Arrays of one shape along a new first axis."""
     return np.stack(arrays)
+
+
+def layout(_array: np.ndarray[Any, Any]) -> None:
+    """What more than dtype and shape must be equal in arrays that are put together: nothing."""
+
+
+def placed(array: np.ndarray[Any, Any], _layout: None) -> np.ndarray[Any, Any]:
+    """The array where that layout is."""
+    return array
+
+
+def concatenate(arrays: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    """Arrays one after the other along the first axis, in memory of their own."""
+    return np.concatenate(arrays)
+
+
+def parts(array: np.ndarray[Any, Any], sizes: Sequence[int]) -> list[np.ndarray[Any, Any]]:
+    """The array taken apart along the first axis, uncopied; the sizes add up to its length."""
+    ends = list(itertools.accumulate(sizes))
+    return [array[start:stop] for start, stop in zip([0, *ends], ends, strict=False)]
+
+
+def pad(array: np.ndarray[Any, Any], axis: int, length: int, fill: float) -> np.ndarray[Any, Any]:
+    """The array filled up at the end of one axis."""
+    shape = list(array.shape)
+    shape[axis] = length - shape[axis]
+    return np.concatenate([array, np.full(shape, fill, array.dtype)], axis)
+
+
+def numbers(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The values in a dtype that computes exactly with them, for comparing."""
+    kind = array.dtype.kind
+    if kind in "biu":
+        return array
+    return array.astype(np.complex128 if kind == "c" else np.float64)
+
+
+def shuffled(array: np.ndarray[Any, Any], generator: np.random.Generator) -> np.ndarray[Any, Any]:
+    """An array of that dtype and shape, of the array's own numbers at random, shrunk a little."""
+    drawn: np.ndarray[Any, Any] = generator.choice(array.reshape(-1), array.shape)
+    if array.dtype.kind not in "biu":
+        if not drawn.any():
+            drawn = generator.standard_normal(array.shape).astype(array.dtype)
+        drawn = (drawn * generator.uniform(0.5, 1.0, array.shape)).astype(array.dtype)
+    return drawn

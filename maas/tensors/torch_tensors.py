@@ -5,6 +5,7 @@ the float8 family and complex32, and `tolist()` quiets signalling NaNs.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from maas.tensors import CHANNELS_LAST, DTYPES, GRAD, Described
 __all__ = [
     "SIZE",
     "TYPES",
+    "concatenate",
     "contents",
     "contiguous",
     "copy",
@@ -22,7 +24,13 @@ __all__ = [
     "describe",
     "facts",
     "knows",
+    "layout",
+    "numbers",
+    "pad",
+    "parts",
+    "placed",
     "restore",
+    "shuffled",
     "span",
     "stack",
     "version",
@@ -184,3 +192,58 @@ def copy(tensor: torch.Tensor) -> torch.Tensor:
 def stack(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     """Tensors of one shape along a new first axis."""
     return torch.stack(list(tensors))
+
+
+def layout(tensor: torch.Tensor) -> tuple[torch.device, bool]:
+    """What more than dtype and shape must be equal in tensors that are put together."""
+    return tensor.device, _is_channels_last(tensor)
+
+
+def placed(tensor: torch.Tensor, layout: tuple[torch.device, bool]) -> torch.Tensor:
+    """The tensor on the device of that layout."""
+    return tensor.to(layout[0])
+
+
+def concatenate(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Tensors one after the other along the first axis, in memory of their own."""
+    if torch.is_inference_mode_enabled():
+        # As in `restore`: what is made in it could never enter autograd.
+        with torch.inference_mode(mode=False):
+            return torch.cat(list(tensors))
+    return torch.cat(list(tensors))
+
+
+def parts(tensor: torch.Tensor, sizes: Sequence[int]) -> list[torch.Tensor]:
+    """The tensor taken apart along the first axis, uncopied; the sizes add up to its length."""
+    return list(torch.split(tensor, list(sizes)))
+
+
+def pad(tensor: torch.Tensor, axis: int, length: int, fill: float) -> torch.Tensor:
+    """The tensor filled up at the end of one axis."""
+    shape = list(tensor.shape)
+    shape[axis] = length - shape[axis]
+    return torch.cat([tensor, tensor.new_full(shape, fill)], axis)
+
+
+def numbers(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
+    """The values in a dtype that computes exactly with them, for comparing."""
+    plain = tensor.detach().cpu()
+    if plain.is_complex():
+        plain = plain.resolve_conj().to(torch.complex128)
+    elif plain.is_floating_point():
+        plain = plain.to(torch.float64)
+    found: np.ndarray[Any, Any] = plain.resolve_neg().numpy()
+    return found
+
+
+def shuffled(tensor: torch.Tensor, generator: np.random.Generator) -> torch.Tensor:
+    """A tensor of that dtype and shape, of the tensor's own numbers at random, shrunk a little."""
+    flat = tensor.detach().reshape(-1)
+    chosen = torch.from_numpy(generator.integers(0, flat.numel(), tensor.shape))
+    drawn = flat.cpu()[chosen]
+    if tensor.is_floating_point() or tensor.is_complex():
+        if not bool(drawn.to(torch.complex128).abs().sum()):
+            return torch.from_numpy(generator.standard_normal(tensor.shape)).to(tensor)
+        factors = torch.from_numpy(generator.uniform(0.5, 1.0, tensor.shape))
+        drawn = drawn.to(torch.complex128 if tensor.is_complex() else torch.float64) * factors
+    return drawn.to(tensor)

@@ -23,6 +23,7 @@ from typing import Any
 
 import attrs
 
+from maas.batching import Batching
 from maas.executors.remote import RemoteExecutor
 from maas.model import Model, connect
 from maas.server.app import Running, Server, serve
@@ -125,11 +126,13 @@ class Connector:
     """`connector(target)` is a Model of `target` that runs at this connector's `place`.
 
     Equal targets with equal options share what was opened for them, and each call gives a
-    handle of its own. The least recently used is closed when 64 are open.
+    handle of its own. The least recently used is closed when 64 are open. With
+    `max_batch_size` every target that can be batched is.
     """
 
-    def __init__(self, place: str) -> None:
+    def __init__(self, place: str, *, max_batch_size: int | None = None) -> None:
         self.place = place
+        self.batching = None if max_batch_size is None else Batching(max_batch_size)
         self._lock = threading.Lock()
         self._open: OrderedDict[Any, tuple[Any, Model[..., Any], contextlib.ExitStack]]
         self._open = OrderedDict()
@@ -152,13 +155,20 @@ class Connector:
         self, target: Any, options: dict[str, Any]
     ) -> tuple[Any, Model[..., Any], contextlib.ExitStack]:
         with contextlib.ExitStack() as stack:
-            own = target if isinstance(target, Model) else Model(target, **options)
+            own = target if isinstance(target, Model) else self._wrapped(target, options)
             if own is not target:
                 stack.callback(own.close)
             model = PLACES[self.place].open(own, stack)
             # What is held cannot be collected, so its id stays its own.
             return (target, *options.values()), model, stack.pop_all()
         raise AssertionError  # for the type checker: an ExitStack may swallow exceptions
+
+    def _wrapped(self, target: Any, options: dict[str, Any]) -> Model[..., Any]:
+        if self.batching is not None:
+            # Most functions in a test suite do not say that they may be run again.
+            with contextlib.suppress(ValueError):
+                return Model(target, **{"batching": self.batching, **options})
+        return Model(target, **options)
 
     def _make_room(self) -> None:
         while len(self._open) >= _MOST_OPEN:

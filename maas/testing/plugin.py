@@ -16,12 +16,19 @@ _NAMES = ("here", "wire", "asgi", "unix", "http")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds `--maas-places`."""
+    """Adds `--maas-places` and `--maas-batching`."""
     parser.getgroup("maas").addoption(
         "--maas-places",
         metavar="PLACES",
         default=",".join(_NAMES),
         help=f"where tests with maas_connect run, separated by commas; of {', '.join(_NAMES)}",
+    )
+    parser.getgroup("maas").addoption(
+        "--maas-batching",
+        metavar="ROWS",
+        type=int,
+        default=None,
+        help="wrap what maas_connect is given with maas.Batching(ROWS), where it can be batched",
     )
 
 
@@ -89,5 +96,7 @@ def maas_connect(request: pytest.FixtureRequest, _maas_connectors: dict[str, Any
     """
     place: str = request.param
     if place not in _maas_connectors:
-        _maas_connectors[place] = importlib.import_module("maas.testing.places").Connector(place)
+        connector = importlib.import_module("maas.testing.places").Connector
+        rows = request.config.getoption("--maas-batching")
+        _maas_connectors[place] = connector(place, max_batch_size=rows)
     return _maas_connectors[place]

@@ -291,5 +291,6 @@ def test_details(maas_connect):
     """`describe()` lists the layers with their parameters in every place."""
     described = maas_connect(BIG[torch.float32]).describe()
     here = maas.Model(BIG[torch.float32]).describe()
+    described["details"].pop("batching", None)  # there if the suite runs with batching on
     assert described["details"] == here["details"]
     assert described["details"]["layers"][0]["parameters"]["weight"] == ["float32", [500, 1000]]

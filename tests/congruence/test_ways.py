@@ -108,7 +108,10 @@ def test_batches_are_composed_alike(maas_connect, batch_size):
             for row in net(torch.stack(xs[start : start + batch_size]))
         ]
     given = list(maas_connect(net).eval().map(xs, batch_size=batch_size))
-    assert difference(rows, given) is None
+    if maas_connect.batching is None:
+        assert difference(rows, given) is None
+    else:
+        torch.testing.assert_close(given, rows)  # several of these batches may have shared a run
 
 
 def split(batch: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:

@@ -266,13 +266,15 @@ def test_an_announced_body_costs_nothing(front: Front) -> None:
 
 
 def test_bodies_have_a_budget_in_all(front: Front) -> None:
-    """A body for which the server has no memory left gets 503, and the next finds it free again."""
+    """A body for which the server has no memory left gets 429, and the next finds it free again."""
     with Background(Runner(front, port=0, patience=Patience(bodies=2**20))) as server:
         for _ in range(3):
             with connect(server) as sock:
                 sock.sendall(b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 2000000\r\n\r\n")
                 sock.sendall(bytes(1_500_000))
-                assert until_closed(sock).startswith(b"HTTP/1.1 503 ")
+                refusal = until_closed(sock)
+                assert refusal.startswith(b"HTTP/1.1 429 ")
+                assert b"\r\nretry-after: 1\r\n" in refusal
             with client(server) as connection:
                 assert len(ask(connection, "/echo", bytes(2**20))) == 2**20
 
@@ -508,12 +510,12 @@ def test_half_a_close_does_not_lose_the_reply(server: Background) -> None:
 
 
 def test_more_connections_than_allowed_hear_so(front: Front) -> None:
-    """One connection too many is told 503, and finds a place once another is free."""
+    """One connection too many is told 429, and finds a place once another is free."""
     with Background(Runner(front, port=0, patience=Patience(max_connections=2))) as server:
         with client(server) as first, client(server) as second:
             assert ask(first, "/echo", b"a") == ask(second, "/echo", b"a")
             with connect(server) as third:
-                assert until_closed(third).startswith(b"HTTP/1.1 503 ")
+                assert until_closed(third).startswith(b"HTTP/1.1 429 ")
             assert ask(first, "/echo", b"a") == b"a"
         while server.runner._shared.connections:
             threading.Event().wait(0.01)

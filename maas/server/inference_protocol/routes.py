@@ -47,6 +47,9 @@ class House(Serving, Protocol):
     def check_seen(self, caller: Caller, address: str) -> object:
         """Refuses a model that is not here for this caller."""
 
+    def check_room(self, caller: Caller, address: str) -> None:
+        """Refuses a caller beyond its quota, or while the model has as much in hand as it may."""
+
     def names(self, caller: Caller) -> list[str]:
         """The models that are here for this caller."""
 
@@ -95,6 +98,7 @@ class InferenceProtocol:
     def _call_route(self, head: Head, route: InferenceRoute) -> InferenceRoute:
         self._house.check_callable(route.caller, route.model, route.method)
         _check_origin(head)
+        self._house.check_room(route.caller, route.model)
         return attrs.evolve(
             route,
             page="",
