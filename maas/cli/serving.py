@@ -41,6 +41,11 @@ def serve(options: argparse.Namespace) -> int:
     if options.log_format or options.access_log:
         logs.configure(options.log_format or "text", access=options.access_log)
     if options.workers is not None:
+        if options.max_batch_size is not None:
+            raise Mistake(
+                "--max-batch-size is for models that run here; let the target of a worker be a "
+                "maas.Model with its own batching="
+            )
         models: Any = _worker_targets(options)
         settings |= {"workers": options.workers, "devices": _devices(options)}
     else:
