@@ -12,7 +12,7 @@ from maas.errors import DeadlineExceeded, NotFound
 from maas.executors.addresses import is_loopback
 from maas.executors.remote import RemoteExecutor
 from maas.executors.spawning import connect_workers, worker_name, worker_target
-from maas.limits import Limits
+from maas.limits import Leases, Limits
 from maas.model import Model, model_name
 from maas.server.asgi import respond
 from maas.server.catalogue import Version
@@ -36,6 +36,7 @@ class Server:
     auth : a key, several keys, or the `pathlib.Path` of a key file; None lets everybody in.
     allow : what callers may do: `"call"` and `"describe"` unless told more.
     limits : what one message may hold, both ways.
+    leases : what is kept for one caller between messages: graphs, and copies in training.
     tracebacks : whether callers are told where in the model an error arose.
     workers : how many processes run each model; None runs them in this one. A worker finds its
         model itself, so targets are then import paths (`"package.module:name"`), functions that
@@ -50,6 +51,7 @@ class Server:
         auth: str | Iterable[str] | Path | None = None,
         allow: Iterable[str] = DEFAULT_GRANTS,
         limits: Limits | None = None,
+        leases: Leases | None = None,
         tracebacks: bool = True,
         workers: int | None = None,
         devices: Sequence[str] = (),
@@ -59,7 +61,9 @@ class Server:
         self._workers = workers
         self._devices = devices
         self._limits = limits
-        self.handler = Handler({}, auth=auth, allow=allow, limits=limits, tracebacks=tracebacks)
+        self.handler = Handler(
+            {}, auth=auth, allow=allow, limits=limits, leases=leases, tracebacks=tracebacks
+        )
         try:
             for address, target in self._named(models).items():
                 self._add(address, target, ready=True)
@@ -257,6 +261,7 @@ def serve(
     auth: str | Iterable[str] | Path | None = None,
     allow: Iterable[str] = DEFAULT_GRANTS,
     limits: Limits | None = None,
+    leases: Leases | None = None,
     tracebacks: bool = True,
     workers: int | None = None,
     devices: Sequence[str] = (),
@@ -268,8 +273,8 @@ def serve(
 
     Parameters
     ----------
-    models, auth, allow, limits, tracebacks, workers, devices : as `Server` has them; `models` may
-        be a `Server`. With workers, it listens once one of each model is ready.
+    models, auth, allow, limits, leases, tracebacks, workers, devices : as `Server` has them;
+        `models` may be a `Server`. With workers, it listens once one of each model is ready.
     host, port : where to listen; port 0 takes a free one.
     uds : path of a unix socket to listen on instead.
     tls_cert, tls_key : files of a certificate chain and its key, to speak TLS.
@@ -294,6 +299,7 @@ def serve(
             auth=auth,
             allow=allow,
             limits=limits,
+            leases=leases,
             tracebacks=tracebacks,
             workers=workers,
             devices=devices,
