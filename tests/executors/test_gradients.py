@@ -233,7 +233,6 @@ def _modules(draw):
         "softmax": lambda: nn.Softmax(-1),
         "batch norm": lambda: nn.BatchNorm1d(4),
         "dropout": lambda: nn.Dropout(0.4),
-        "in place": lambda: nn.ReLU(inplace=True),
     }
     names = draw(st.lists(st.sampled_from(sorted(layers)), max_size=5))
     with torch.random.fork_rng():
