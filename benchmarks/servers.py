@@ -26,7 +26,7 @@ from maas.http import MSGPACK
 from maas.limits import Limits
 from maas.wire import encode_call
 
-__all__ = ["Place", "asgi", "bare", "forget_peak", "models", "peak_memory", "served"]
+__all__ = ["Place", "asgi", "bare", "forget_peak", "models", "peak_memory", "served", "trained"]
 
 
 @attrs.frozen
@@ -105,6 +105,15 @@ def _status(field: str) -> int:
 def models(tell: Callable[[str], None]) -> None:
     """What is measured: maas with BigModel, and a function that gives back what it got."""
     with maas.serve({"big": fixed(), "echo": echo}, port=0, block=False) as running:
+        tell(running.url)
+        threading.Event().wait()
+
+
+def trained(tell: Callable[[str], None]) -> None:
+    """BigModel, to be trained by whoever asks."""
+    net = fixed().train()
+    allow = {"call", "describe", "train"}
+    with maas.serve({"big": net}, port=0, block=False, allow=allow) as running:
         tell(running.url)
         threading.Event().wait()
 
