@@ -41,6 +41,9 @@ class Place(Protocol):
     def tell(self, method: str, args: tuple[Any, ...]) -> None:
         """Tells the place something, some time."""
 
+    def later(self, args: tuple[Any, ...]) -> None:
+        """Has a backward step run there before anything else, when nothing is wanted of it here."""
+
 
 @attrs.frozen
 class Manner:
@@ -110,6 +113,7 @@ class Crossing:
         self.kept: _Kept | None = None
         self.part: list[int] = []
         self.samples: list[Crossing] = []
+        self.staying: int | None = None
         self._result = Result(None)
 
     def run(self, inputs: Sequence[torch.Tensor]) -> Result:
@@ -171,6 +175,11 @@ class Crossing:
         wanted = [self.differentiable.index(number) for number in asked]
         question = _Question(list(present), wanted, keep, context)
         gradients = list(present.values())
+        if asked == [self.staying] and not context.grad and not context.autocast:
+            assert self.kept is not None  # noqa: S101 - `back` has looked
+            own = [gradient.clone() for gradient in gradients]
+            self.place.later((self.kept.name, list(present), own, wanted, keep))
+            return [torch.zeros(())]
         if not question.context.grad:
             return question.put(self, gradients).value  # type: ignore[no-any-return]
         inputs = saved()
@@ -319,14 +328,19 @@ def attached(
     result: Result,
     manner: Manner,
     more: Sequence[torch.Tensor] = (),
+    *,
+    staying: bool = False,
 ) -> Result:
     """The answer to a differentiable call, made part of the caller's graph.
 
-    `more` are inputs beside its arguments, such as parameters.
+    `more` are inputs beside its arguments, such as parameters; if these are `staying`, the one of
+    them stands for parameters whose gradients nobody wants here.
     """
     given = tensors_in((call.args, dict(call.kwargs)))
     inputs = [*(each for each in given if each.requires_grad), *more]
-    return Crossing(place, range(len(inputs)), manner, lambda _inputs: result).run(inputs)
+    crossing = Crossing(place, range(len(inputs)), manner, lambda _inputs: result)
+    crossing.staying = len(inputs) - 1 if staying else None
+    return crossing.run(inputs)
 
 
 def transformed(place: Place, call: Call, answer: Callable[[Call], Result]) -> Result:

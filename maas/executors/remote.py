@@ -368,6 +368,10 @@ class RemoteExecutor:
             self._home.check(self.where)
             run(self._told(method, args))
 
+    def later(self, args: tuple[Any, ...]) -> None:
+        """Of no use here: whoever asks for a gradient wants it."""
+        raise NotImplementedError
+
     async def _told(self, method: str, args: tuple[Any, ...]) -> None:
         until = time.monotonic() + _INTRODUCTION
         call = Call(self.name, method, args, context=Context(deadline=until))

@@ -26,7 +26,7 @@ import attrs
 import torch
 
 from maas.backends.base import backend_for
-from maas.calls import Call, Result
+from maas.calls import NO_GRAD, Call, Context, Result
 from maas.errors import CodecError, Conflict, Unsupported
 from maas.executors.base import Job
 from maas.executors.local import LocalExecutor
@@ -209,17 +209,25 @@ class PrivateCopy:
             held[name].requires_grad_(flag)
 
     def _work(self, works: list[Any]) -> list[Any]:
-        done: list[Any] = []
         if not all(type(work) is list and work and type(work[0]) is int for work in works):
             raise CodecError("a work is a list that its number leads")
-        for number, *work in works:
-            if number <= self._done:
-                continue
-            if number != self._done + 1:
-                raise Conflict(f"work {number} came where {self._done + 1} is missing")
-            self._done = number
-            done.append(self._own().do(work))
-        return done
+        new = [work for work in works if work[0] > self._done]
+        numbers = [work[0] for work in new]
+        if numbers != list(range(self._done + 1, self._done + 1 + len(new))):
+            raise Conflict(f"works {numbers[:8]} came where {self._done + 1} is next")
+        # As in one process, nothing is done that stands after what has failed.
+        self._done += len(new)
+        return [self._worked(work) for _, *work in new]
+
+    def _worked(self, work: list[Any]) -> Any:
+        if work[:1] != ["backward"]:
+            return self._own().do(work)
+        # A backward run that its caller did not wait for.
+        kinds = (str, list, list, list, bool, int)
+        if [type(argument) for argument in work[1:]] != list(kinds):
+            raise CodecError("the work 'backward' wants what the operation wants")
+        self._differentiated(work[1:], NO_GRAD)
+        return None
 
     # Questions.
 
@@ -247,9 +255,12 @@ class PrivateCopy:
 
     def backward(self, rest: Sequence[Any], call: Call, _done: list[Any]) -> Result:
         """Gradients over a kept graph."""
+        return self._differentiated(rest, call.context)
+
+    def _differentiated(self, rest: Sequence[Any], context: Context) -> Result:
         graph, given, gradients, wanted, keep, run = rest
         found = self._services.graphs.backward(
-            self._owner, graph, given, gradients, wanted, keep=keep, context=call.context
+            self._owner, graph, given, gradients, wanted, keep=keep, context=context
         )
         if found.staying:
             self._own().gather(run, found.staying)

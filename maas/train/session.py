@@ -1,8 +1,7 @@
 """A remote model in training by one handle: the executor that stands in front of the remote one.
 
 The first question opens a private copy at the server (`copies.py`). What is done here between two
-calls, such as steps and changed weights, waits and travels with the next question, so
-that a step of training is two messages: the call, and its backward step.
+calls, such as steps and changed weights, waits and travels with the next question.
 
 There are two rungs, chosen by what is done with `model.parameters()`:
 
@@ -10,7 +9,8 @@ There are two rungs, chosen by what is done with `model.parameters()`:
   parameters. What has changed goes there with the next call, found by comparing bits, since
   neither a fused optimizer nor an edit of `.data` counts up `Tensor._version`.
 - *resident*: `maas.optim` is given them. Then the weights, their gradients and the optimizer's
-  state stay there.
+  state stay there. A backward step that is about them alone waits as well, so that a step
+  of training is one message; what it raises is raised by the next question.
 """
 
 import concurrent.futures
@@ -130,7 +130,8 @@ class Session:
         answer = self._called(call, rung)
         if answer.graph is None:
             return answer
-        return gradients.attached(self, call, answer, manner, more)
+        staying = rung == "resident" and bool(more)
+        return gradients.attached(self, call, answer, manner, more, staying=staying)
 
     @property
     def rung(self) -> str:
@@ -157,6 +158,10 @@ class Session:
         """A backward step, after all that came before it."""
         run = torch._C._current_graph_task_id()
         return finish(self._put("backward", (*args, run), context))
+
+    def later(self, args: tuple[Any, ...]) -> None:
+        """A backward step whose gradients all stay there: it travels with the next question."""
+        self.do("backward", *args, torch._C._current_graph_task_id())
 
     def tell(self, method: str, args: tuple[Any, ...]) -> None:
         """Lets go of graphs, in any order."""

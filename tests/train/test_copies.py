@@ -106,14 +106,14 @@ class Losing:
     def __init__(self, inner):
         self._inner = inner
         self.every = 0
-        self._sent = 0
+        self.sent = 0
 
     def send(self, request, deadline, cap):
-        self._sent += 1
-        if self.every and self._sent % self.every == 0:
+        self.sent += 1
+        if self.every and self.sent % self.every == 0:
             raise TransportError("lost on its way there", sent=False)
         reply = self._inner.send(request, deadline, cap)
-        if self.every and self._sent % self.every == 1:
+        if self.every and self.sent % self.every == 1:
             raise TransportError("lost on its way back", sent=True)
         return reply
 
@@ -147,6 +147,34 @@ def test_a_step_outlives_a_failed_call(server, training):
             with pytest.raises(RuntimeError):
                 run(torch.zeros(1, 2, 3))
     assert difference(dict(model.state_dict()), dict(own.state_dict())) is None
+
+
+def test_a_resident_step_is_one_message(server):
+    """Zeroing, the backward run and the step of a resident loop travel with the next call."""
+    transport = Losing(InProcessTransport(server.server))
+    model = maas.Model.over(RemoteExecutor(transport, "/net", "counted"), "net")
+    optimizer = maas.optim.Adam(model.parameters(), lr=0.01)
+    _step(model, optimizer)
+    before = transport.sent
+    for _ in range(4):
+        _step(model, optimizer)
+    assert transport.sent - before == 4
+
+
+def test_what_a_waiting_backward_raises(server):
+    """An error of a backward run that waited is raised by the next question; later ones go on."""
+    model = maas.connect(server.server)
+    optimizer = maas.optim.SGD(model.parameters(), lr=0.1)
+    _step(model, optimizer)
+    before = model.state_dict()
+    y = model(X)
+    server.server.handler._services.graphs.table.drop("anyone", [y.grad_fn.crossing.kept.name])
+    y.sum().backward()
+    optimizer.step()
+    with pytest.raises(maas.Expired, match="graph"):
+        model(X)
+    assert difference(dict(model.state_dict())["0.weight"], before["0.weight"]) is None
+    _step(model, optimizer)
 
 
 # Bounds and grants.
