@@ -176,7 +176,7 @@ def _differentiated(
             continue
         answer.append(torch.zeros(()))
         staying = [
-            (parameter, each.detach())
+            (parameter, each.detach().clone() if create else each)
             for parameter in graph.parameters
             if (each := next(rest)) is not None  # type: ignore[redundant-expr]
         ]

@@ -92,10 +92,22 @@ class Workshop:
 
     def _merge(self, run: int) -> None:
         """That backward run is over: its gradients are added to those of the parameters."""
-        if run == self._run and self._gathered:
+        gathered, self._gathered = self._gathered, {}
+        if run != self._run:
+            return
+        others: dict[torch.Tensor, torch.Tensor] = {}
+        taken: set[int] = set()
+        for parameter, gradient in gathered.items():
+            memory = gradient.untyped_storage().data_ptr() if gradient.is_contiguous() else 0
+            first = parameter.grad is None and gradient.stride() == parameter.stride()
+            if first and memory and memory not in taken:
+                parameter.grad = gradient  # as torch does with a first one of its own memory
+                taken.add(memory)
+            else:
+                others[parameter] = gradient
+        if others:
             # torch's own rules for `.grad`, by a backward run that begins and ends at the leaves.
-            torch.autograd.backward(list(self._gathered), list(self._gathered.values()))
-        self._gathered = {}
+            torch.autograd.backward(list(others), list(others.values()))
 
     def _zero(self, number: int | None, set_to_none: bool) -> None:
         if number is None:

@@ -235,6 +235,34 @@ def test_tied_weights(maas_connect, rung):
     assert "hidden" not in found[0][0]
 
 
+class Twice(nn.Module):
+    """Two parameters whose gradients torch makes of one and the same memory."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+
+    def forward(self, x):
+        return x * (self.one + self.two)
+
+
+@FEW
+def test_gradients_do_not_share_memory(maas_connect):
+    """Clipping one parameter's gradient leaves another's alone, though they came out equal."""
+    found = []
+    for run, optimizers in ((maas_connect(Twice()), maas.optim), (Twice(), torch.optim)):
+        optimizer = optimizers.SGD(run.parameters(), lr=0.1, momentum=0.5)
+        clip = maas.optim.clip_grad_value_
+        for _ in range(3):
+            optimizer.zero_grad()
+            run(torch.arange(3.0)).sum().backward()
+            clip(run.parameters(), 0.5)
+            clip(run.parameters(), 0.4)
+            optimizer.step()
+        found.append(dict(run.state_dict()))
+    assert difference(*found) is None
+
+
 @FEW
 def test_groups_have_options_of_their_own(maas_connect, training):
     """A resident optimizer takes groups by name, each with its own rate and decay."""
