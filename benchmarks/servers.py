@@ -26,7 +26,17 @@ from maas.http import MSGPACK
 from maas.limits import Limits
 from maas.wire import encode_call
 
-__all__ = ["Place", "asgi", "bare", "batching", "forget_peak", "models", "peak_memory", "served"]
+__all__ = [
+    "Place",
+    "asgi",
+    "bare",
+    "batching",
+    "forget_peak",
+    "models",
+    "peak_memory",
+    "served",
+    "trained",
+]
 
 
 @attrs.frozen
@@ -114,6 +124,15 @@ def batching(tell: Callable[[str], None]) -> None:
     net = fixed()
     together = maas.Model(net, batching=maas.Batching(64), example=torch.randn(1, 1000))
     with maas.serve({"together": together, "one_by_one": net}, port=0, block=False) as running:
+        tell(running.url)
+        threading.Event().wait()
+
+
+def trained(tell: Callable[[str], None]) -> None:
+    """BigModel, to be trained by whoever asks."""
+    net = fixed().train()
+    allow = {"call", "describe", "train"}
+    with maas.serve({"big": net}, port=0, block=False, allow=allow) as running:
         tell(running.url)
         threading.Event().wait()
 

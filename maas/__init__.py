@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from maas.errors import Conflict as Conflict
     from maas.errors import DeadlineExceeded as DeadlineExceeded
     from maas.errors import Error as Error
+    from maas.errors import Expired as Expired
     from maas.errors import Forbidden as Forbidden
     from maas.errors import LimitExceeded as LimitExceeded
     from maas.errors import ModelExit as ModelExit
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from maas.executors.base import Executor as Executor
     from maas.executors.base import Job as Job
     from maas.executors.base import Stream as Stream
+    from maas.limits import Leases as Leases
     from maas.limits import Limits as Limits
     from maas.model import Model as Model
     from maas.model import connect as connect
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from maas.store import load as load
     from maas.store import save as save
     from maas.tensors import RawTensor as RawTensor
+    from maas.train import optim as optim
     from maas.values import register as register
 
 _NAMES = {
@@ -56,6 +59,7 @@ _NAMES = {
     "TensorSpec": "maas.schema",
     "RawTensor": "maas.tensors",
     "Limits": "maas.limits",
+    "Leases": "maas.limits",
     "Options": "maas.options",
     "Batching": "maas.batching",
     "Executor": "maas.executors.base",
@@ -72,6 +76,7 @@ _ERRORS = (
     "Conflict",
     "DeadlineExceeded",
     "Error",
+    "Expired",
     "Forbidden",
     "LimitExceeded",
     "ModelExit",
@@ -89,12 +94,14 @@ _ERRORS = (
 )
 _NAMES |= dict.fromkeys(_ERRORS, "maas.errors")
 
-__all__ = [*_NAMES, "testing"]  # noqa: PLE0604 - all are strings
+_MODULES = {"optim": "maas.train.optim", "testing": "maas.testing"}
+
+__all__ = [*_NAMES, *_MODULES]  # noqa: PLE0604 - all are strings
 
 
 def __getattr__(name: str) -> object:
-    if name == "testing":
-        return importlib.import_module("maas.testing")
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
     if name == "__version__":
         found: str = importlib.import_module("maas.versions").maas_version()
         return found

@@ -29,6 +29,7 @@ __all__ = [
     "stepwise",
     "stochastic",
     "take_back",
+    "transforming",
 ]
 
 GENERATOR = threading.RLock()
@@ -82,6 +83,14 @@ def in_force(context: Context) -> bool:
     if _casts():
         return _autocast(torch) == context.autocast
     return not context.autocast
+
+
+def transforming() -> bool:
+    """Whether the calling thread is inside a transform of `torch.func`, such as `grad` or `vmap`.
+
+    Its tensors are views of a computation and hold no numbers.
+    """
+    return _loaded is not None and _loaded._C._are_functorch_transforms_active()
 
 
 @contextlib.contextmanager

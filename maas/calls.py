@@ -13,7 +13,18 @@ import attrs
 from maas.errors import DeadlineExceeded
 from maas.records import frozen
 
-__all__ = ["AMBIENT", "CALL", "NO_GRAD", "Autocast", "Call", "Context", "Info", "Result"]
+__all__ = [
+    "AMBIENT",
+    "BACKWARD",
+    "CALL",
+    "NO_GRAD",
+    "RELEASE",
+    "Autocast",
+    "Call",
+    "Context",
+    "Info",
+    "Result",
+]
 
 
 @attrs.frozen
@@ -43,6 +54,8 @@ class Context:
     priority : larger is sooner.
     retries : how often to try again; of the caller's side only, it does not travel.
     trace : W3C `traceparent` of the caller.
+    parameters : the caller wants gradients of the model's own parameters as well; of this side
+        only, it does not travel.
     """
 
     grad: bool = True
@@ -55,6 +68,7 @@ class Context:
     priority: int = 0
     retries: int = 0
     trace: str | None = None
+    parameters: bool = False
 
     def remaining(self) -> float | None:
         """Seconds left, or None for no deadline; raises when none are left.
@@ -82,6 +96,12 @@ NO_GRAD = Context(grad=False)
 CALL = "__call__"
 """The method that `model(x)` asks for."""
 
+BACKWARD = "_backward"
+"""Asks a place for gradients over a graph that it keeps; see `server/services.py`."""
+
+RELEASE = "_release"
+"""Tells a place that the results of some graphs were collected."""
+
 
 @frozen
 class Call:
@@ -90,6 +110,8 @@ class Call:
     `owned` arguments came in a message and belong to nobody else, so they need
     no guard against a model that changes them or returns them. `caller` is who asks, as the
     server that received the call knows it; it does not travel, and is empty for a call from here.
+    `leaves` are the tensors in them that require grad, in the order in which they came; known of
+    a message only.
     """
 
     model: str
@@ -99,6 +121,7 @@ class Call:
     context: Context = AMBIENT
     owned: bool = False
     caller: str = ""
+    leaves: tuple[Any, ...] = ()
 
 
 @frozen
@@ -139,8 +162,14 @@ class Info:
 
 @frozen
 class Result:
-    """The answer to a call; `rng` is the advanced generator state of a stochastic one."""
+    """The answer to a call; `rng` is the advanced generator state of a stochastic one.
+
+    `graph` names the autograd graph that the place keeps behind the value, and `leaves` are
+    the tensors in the value that are part of it, as `Call` has them.
+    """
 
     value: Any
     info: Info = Info()
     rng: bytes | None = None
+    graph: str | None = None
+    leaves: tuple[Any, ...] = ()

@@ -6,6 +6,7 @@
     │   └── LimitExceeded                     more than `Limits` allow
     ├── SignatureError      TypeError         arguments that do not fit the model
     ├── NotFound            LookupError       no such model here
+    ├── Expired             LookupError       what a server kept for this caller is gone
     ├── Unsupported         NotImplementedError   this place cannot do that
     ├── Unauthenticated     PermissionError   no key, or a wrong one
     ├── Forbidden           PermissionError   a good key without the grant; the message names it
@@ -40,6 +41,7 @@ __all__ = [
     "Conflict",
     "DeadlineExceeded",
     "Error",
+    "Expired",
     "Forbidden",
     "ForkError",
     "InternalError",
@@ -93,6 +95,13 @@ class NotFound(Error, LookupError):
 
     code = "not-found"
     status = 404
+
+
+class Expired(Error, LookupError):
+    """A graph or a private copy that a server kept is gone; the message says by which limit."""
+
+    code = "expired"
+    status = 410
 
 
 class Unsupported(Error, NotImplementedError):

@@ -291,15 +291,19 @@ class Rebuilder(_Walk):
 
 
 class Unpacker:
-    """Turns trees back into values, over the buffers that came with them."""
+    """Turns trees back into values, over the buffers that came with them.
 
-    __slots__ = ("buffers", "limits", "taken", "text")
+    `leaves` are the tensors among them that require grad, in the order of the message.
+    """
+
+    __slots__ = ("buffers", "leaves", "limits", "taken", "text")
 
     def __init__(self, buffers: Sequence[memoryview], limits: Limits) -> None:
         self.buffers = buffers
         self.limits = limits
         self.taken = [False] * len(buffers)
         self.text = 0
+        self.leaves: list[Any] = []
 
     def pairs(self, pairs: list[tuple[Any, Any]]) -> Any:
         """The `object_pairs_hook`: a tagged map to its value, any other to a dict."""

@@ -239,9 +239,13 @@ def _load_array(tag: str) -> Callable[[Unpacker, Any], Any]:
         flags = payload[3] if len(payload) == 4 else ()
         data = unpacker.take(index)
         _check_shape(tag, dtype, shape, len(data))
-        if flags != ():
-            _check_flags(tag, flags, dtype, len(shape))
-        return tensors.restore(tag, dtype, shape, flags, data)
+        if flags == ():
+            return tensors.restore(tag, dtype, shape, flags, data)
+        _check_flags(tag, flags, dtype, len(shape))
+        restored = tensors.restore(tag, dtype, shape, flags, data)
+        if tensors.GRAD in flags:
+            unpacker.leaves.append(restored)
+        return restored
 
     return load
 

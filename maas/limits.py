@@ -1,17 +1,17 @@
 """What a stranger may spend: charged before anything is allocated.
 
-One record for both directions and both sides: a client is as strict with a
-server as a server is with a client.
+`Limits` bound one message, in both directions and on both sides: a client is as strict
+with a server as a server is with a client. `Leases` bound what a server keeps between messages.
 """
 
 import attrs
 
-__all__ = ["Limits"]
+__all__ = ["Leases", "Limits"]
 
 
 def _positive(_: object, attribute: "attrs.Attribute[int]", value: int) -> None:
     if type(value) is not int or value < 1:
-        raise ValueError(f"Limits({attribute.name}=...) wants a positive int, got {value!r}")
+        raise ValueError(f"{attribute.name}=... wants a positive int, got {value!r}")
 
 
 @attrs.frozen(kw_only=True)
@@ -35,3 +35,26 @@ class Limits:
     depth: int = attrs.field(default=128, validator=_positive)
     tensors: int = attrs.field(default=1_024, validator=_positive)
     memory: int = attrs.field(default=32 * 2**20, validator=_positive)
+
+
+@attrs.frozen(kw_only=True)
+class Leases:
+    """Bounds on what a server keeps for one caller between two messages.
+
+    Attributes
+    ----------
+    graphs : autograd graphs behind results that were not differentiated yet. The oldest gives way
+        to a new one.
+    graph_bytes : bytes that these graphs hold together, as far as torch tells.
+    graph_seconds : how long one is kept after its last use.
+    copies : private copies of models in training.
+    copy_bytes : bytes of their weights, buffers and optimizer states together.
+    copy_seconds : how long one is kept after its last use.
+    """
+
+    graphs: int = attrs.field(default=1_024, validator=_positive)
+    graph_bytes: int = attrs.field(default=2**30, validator=_positive)
+    graph_seconds: int = attrs.field(default=600, validator=_positive)
+    copies: int = attrs.field(default=8, validator=_positive)
+    copy_bytes: int = attrs.field(default=4 * 2**30, validator=_positive)
+    copy_seconds: int = attrs.field(default=3_600, validator=_positive)

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from maas.errors import ForkError
 
-__all__ = ["Home", "LoopThread", "io_loop", "run"]
+__all__ = ["Home", "LoopThread", "call_at", "io_loop", "run"]
 
 T = TypeVar("T")
 
@@ -118,3 +118,8 @@ def io_loop() -> asyncio.AbstractEventLoop:
 def run(coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
     """Runs a coroutine on the loop of all traffic."""
     return _traffic.run(coroutine)
+
+
+def call_at(deadline: float, function: Callable[[], object]) -> None:
+    """Calls a short function on that loop once `time.monotonic()` has reached the deadline."""
+    _traffic.call_at(deadline, function)

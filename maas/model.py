@@ -94,6 +94,8 @@ class Asked(Generic[P, R]):
         return context
 
     def _check_repeatable(self, context: Context) -> None:
+        if getattr(self._executor, "exactly_once", False):
+            return
         found = self._executor.method(self._method, context)
         training = self._executor.describe().training if self._training is None else self._training
         if not found.pure or found.stochastic or training:

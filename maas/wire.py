@@ -70,6 +70,7 @@ class Kind(enum.IntEnum):
     ITEM = 4
     END = 5
     DESCRIPTION = 6
+    LEASED = 7
 
 
 _KINDS = {kind.value: kind for kind in Kind}
@@ -152,7 +153,9 @@ def encode(message: Message, limits: Limits) -> list[Buffer]:
     packer = Packer(limits)
     if isinstance(message, Result):
         header = [packer.tree(message.value, _RESULT), info_data(message.info), message.rng]
-        return _assemble(Kind.RESULT, header, packer)
+        if message.graph is None:
+            return _assemble(Kind.RESULT, header, packer)
+        return _assemble(Kind.LEASED, [*header, message.graph], packer)
     if isinstance(message, Failure):
         return _encode_failure(message, packer)
     if isinstance(message, Item):
@@ -238,6 +241,10 @@ def read_prefix(data: Buffer, limits: Limits) -> Prefix:
     if version != VERSION:
         raise CodecError(f"a message of version {version}; this side speaks {VERSION}")
     known = _KINDS.get(kind)
+    if known is None and Kind.LEASED < kind < 0x80:
+        raise CodecError(
+            f"a message of kind {kind}; this side knows 1 to {Kind.LEASED:d}, the other is newer"
+        )
     if mark != 0xCE or long_mark != 0xCF or known is None:
         raise CodecError(
             "a broken prefix: after 'maas' come version, kind, "
@@ -276,7 +283,8 @@ def decode(data: Buffer, limits: Limits, *, model: str = "", method: str = "") -
     unpacker = Unpacker(_buffers(view, PREFIX + prefix.header, limits), limits)
     charge(header, limits)
     try:
-        message = _read(prefix.kind, unpack_header(header, unpacker), model, method)
+        fields = unpack_header(header, unpacker)
+        message = _read(prefix.kind, fields, tuple(unpacker.leaves), model, method)
     except CodecError:
         raise
     except Exception as error:  # noqa: BLE001 - msgpack raises a dozen kinds, RecursionError among them
@@ -349,16 +357,20 @@ def _check_fields(kind: Kind, fields: Any) -> None:
             )
 
 
-def _read(kind: Kind, fields: Any, model: str, method: str) -> Call | Message:
+def _read(
+    kind: Kind, fields: Any, leaves: tuple[Any, ...], model: str, method: str
+) -> Call | Message:
     _check_fields(kind, fields)
     if kind is Kind.CALL:
         args, kwargs, context = fields
         for name in kwargs:
             if type(name) is not str:
                 raise CodecError("a call holds an argument whose name is no string")
-        return Call(model, method, tuple(args), kwargs, read_context(context), owned=True)
-    if kind is Kind.RESULT:
-        return Result(fields[0], read_info(fields[1]), fields[2])
+        context = read_context(context)
+        return Call(model, method, tuple(args), kwargs, context, owned=True, leaves=leaves)
+    if kind in (Kind.RESULT, Kind.LEASED):
+        graph = _graph(fields[3]) if kind is Kind.LEASED else None
+        return Result(fields[0], read_info(fields[1]), fields[2], graph, leaves)
     if kind is Kind.FAILURE:
         return Failure(failures.from_data(fields[0]), fields[1])
     if kind is Kind.ITEM:
@@ -368,6 +380,13 @@ def _read(kind: Kind, fields: Any, model: str, method: str) -> Call | Message:
     return Description(fields[0])
 
 
+def _graph(name: str) -> str:
+    if not (0 < len(name) <= _MAX_GRAPH and name.isascii() and name.isprintable()):
+        raise CodecError(f"a graph is named by 1 to {_MAX_GRAPH} printable ASCII characters")
+    return name
+
+
+_MAX_GRAPH = 256
 _Types = tuple[type, ...]
 _OPTIONAL_BYTES: _Types = (bytes, type(None))
 _SHAPES: dict[Kind, tuple[_Types | None, ...]] = {
@@ -377,4 +396,5 @@ _SHAPES: dict[Kind, tuple[_Types | None, ...]] = {
     Kind.ITEM: (None,),
     Kind.END: ((list,), _OPTIONAL_BYTES),
     Kind.DESCRIPTION: ((dict,),),
+    Kind.LEASED: (None, (list,), _OPTIONAL_BYTES, (str,)),
 }

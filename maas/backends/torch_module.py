@@ -14,7 +14,7 @@ import attrs
 import torch
 from torch.nn.parameter import is_lazy
 
-from maas import tensors
+from maas import ambient, tensors
 from maas.backends.base import RESULT, Border, declared, describe_method, performed, release
 from maas.backends.python_object import warn_of_mutation
 from maas.calls import CALL, Call, Context
@@ -36,7 +36,7 @@ class TorchBorder:
         self._arrived: list[tuple[torch.Tensor, int, Path]] = []
         self._home: torch.device | None = None
         self._kind = ""
-        self.differentiable = False
+        self.differentiable = context.parameters and context.grad
 
     def arrive(self, array: Any, path: Path) -> torch.Tensor:
         """The array as a contiguous tensor on the module's device."""
@@ -75,6 +75,8 @@ class TorchBorder:
         return array.clone() if self._shared(array) else array
 
     def _shared(self, output: torch.Tensor) -> bool:
+        if ambient.transforming():
+            return True  # these tensors do not tell where their memory is
         storage = output.untyped_storage().data_ptr()
         for tensor, _version, _path in self._arrived:
             if storage == tensor.untyped_storage().data_ptr():
@@ -179,7 +181,12 @@ class TorchModule:
         than what they do.
         """
         tensor = call.args[0] if len(call.args) == 1 and not call.kwargs else None
-        if type(tensor) is not torch.Tensor or not self._is_plain(tensor) or tensor.is_inference():
+        if (
+            type(tensor) is not torch.Tensor
+            or not self._is_plain(tensor)
+            or tensor.is_inference()
+            or ambient.transforming()
+        ):
             return performed(self, call)
         version = tensor._version
         output = self.target(tensor)

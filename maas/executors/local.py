@@ -8,6 +8,7 @@ matters, a few for the rest. Coroutine functions run on a loop of their own.
 
 import concurrent.futures
 import contextlib
+import copy
 import os
 import threading
 import time
@@ -57,6 +58,13 @@ class LocalExecutor:
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._closed = False
+        self._trained = False
+
+    def trained(self) -> "LocalExecutor":
+        """The same, for a caller who trains: results are part of the parameters' graph too."""
+        other = self if self._trained else copy.copy(self)
+        other._trained = True
+        return other
 
     def refine(self, signature: Signature | None, example: Any) -> None:
         """Sets the signature of the model's own call, or learns it from one real call.
@@ -137,6 +145,19 @@ class LocalExecutor:
         answer = self.execute(call, method)
         return answer if type(answer) is Result else finish(answer)
 
+    def answer(self, call: Call) -> Result | Failure:
+        """As `run`, on this thread however long it takes, and an error is given, not raised."""
+        return self.execute(call, self.method(call.method))
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Nothing runs on the target meanwhile."""
+        self._gate.enter(AMBIENT, attrs.evolve(self.method(CALL), exclusive=True))
+        try:
+            yield
+        finally:
+            self._gate.leave()
+
     def _waited_for(self, call: Call) -> Result:
         job = self.submit(call)
         concurrent.futures.wait([job])
@@ -184,6 +205,9 @@ class LocalExecutor:
     def execute(self, call: Call, method: Method, queued: float | None = None) -> Result | Failure:
         """Runs the call on this thread; timed only if queued, as nobody else can ask."""
         context = call.context
+        if self._trained and not call.owned:
+            context = attrs.evolve(context, parameters=True)
+            call = attrs.evolve(call, context=context)
         drawn = _NOTHING_DRAWN
         started = 0.0 if queued is None else time.perf_counter()
         try:

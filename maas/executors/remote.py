@@ -10,6 +10,7 @@ versions of anything. The first use learns what the server offers; the same
 import asyncio
 import concurrent.futures
 import contextlib
+import importlib
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -105,6 +106,16 @@ class RemoteExecutor:
             )
         )
 
+    def _question(self, call: Call, repeatable: bool) -> _Conversation:
+        """A call to one of the place's own methods, which no model describes."""
+        place = yield from self._introduced(call.context)
+        self._budget.earn()
+        return (
+            yield from self._attempted(
+                lambda: self._request(place, call), self._read, call.context, repeatable
+            )
+        )
+
     def _runs_twice_as_once(self, place: Place, method: Method, call: Call) -> bool:
         own, asked = place.info.training, call.context.training
         training = own if asked is None else asked
@@ -181,7 +192,8 @@ class RemoteExecutor:
             raise ProtocolError(f"{self.where} answered a call with something else", answered=True)
         if isinstance(message, Result):
             assert reply is not None  # noqa: S101 - as above
-            return Result(message.value, self.located(message.info, reply.headers), message.rng)
+            info = self.located(message.info, reply.headers)
+            return Result(message.value, info, message.rng, message.graph, message.leaves)
         return message
 
     def located(self, info: Info, headers: Headers) -> Info:
@@ -291,12 +303,38 @@ class RemoteExecutor:
             return self._run(call, method)
 
     def _run(self, call: Call, method: Method) -> Result:
+        context = call.context
+        if context.grad and ambient.transforming():
+            transformed: Result = _gradients().transformed(
+                self, call, lambda plain: self._answered(plain, method)
+            )
+            return transformed
+        patience = None if context.deadline is None else context.remaining()
+        answer = self._answered(call, method)
+        return answer if answer.graph is None else self._attached(call, answer, patience)
+
+    def _attached(self, call: Call, answer: Result, patience: float | None) -> Result:
+        """The answer, part of the caller's autograd graph: the place keeps one behind it."""
+        gradients, asked = _gradients(), call.context
+        manner = gradients.Manner(patience, asked.retries, asked.priority)
+        attached: Result = gradients.attached(self, call, answer, manner)
+        return attached
+
+    def _answered(self, call: Call, method: Method) -> Result:
         if not self._draws(call, method):
             return finish(self._here(self._conversation(call), call.context.deadline))
+        return self.lend(
+            call, lambda lent: self._here(self._conversation(lent), lent.context.deadline)
+        )
+
+    def lend(self, call: Call, answer: Callable[[Call], Result | Failure]) -> Result:
+        """What `answer` gives, with this process's generator lent to a call that draws."""
+        if not self._draws(call, self.method(call.method)):
+            return finish(answer(call))
         with self._with_generator(call) as lent:
-            answer = self._here(self._conversation(lent), call.context.deadline)
-            ambient.take_back(answer.rng)
-        return finish(answer)
+            given = answer(lent)
+            ambient.take_back(given.rng)
+        return finish(given)
 
     def _draws(self, call: Call, method: Method) -> bool:
         if call.context.seed is not None or call.context.rng is not None:
@@ -311,6 +349,34 @@ class RemoteExecutor:
             yield attrs.evolve(
                 call, context=attrs.evolve(call.context, rng=ambient.generator_state())
             )
+
+    def ask(self, method: str, args: tuple[Any, ...], context: Context) -> Result:
+        """The answer to a question for the place itself; see `server/services.py`."""
+        return finish(self.put(method, args, context, repeatable=False))
+
+    def put(
+        self, method: str, args: tuple[Any, ...], context: Context, *, repeatable: bool
+    ) -> Result | Failure:
+        """As `ask`, with an error given and not raised; `repeatable` may be asked again."""
+        call = Call(self.name, method, args, context=context)
+        answer: Result | Failure = self._here(self._question(call, repeatable), context.deadline)
+        return answer
+
+    def tell(self, method: str, args: tuple[Any, ...]) -> None:
+        """Tells the place itself something; not now, and not for sure."""
+        with contextlib.suppress(Exception):
+            self._home.check(self.where)
+            run(self._told(method, args))
+
+    def later(self, args: tuple[Any, ...]) -> None:
+        """Of no use here: whoever asks for a gradient wants it."""
+        raise NotImplementedError
+
+    async def _told(self, method: str, args: tuple[Any, ...]) -> None:
+        until = time.monotonic() + _INTRODUCTION
+        call = Call(self.name, method, args, context=Context(deadline=until))
+        with contextlib.suppress(Exception):
+            await self._there(self._question(call, repeatable=True), until)
 
     def submit(self, call: Call) -> Job[Any]:
         """The answer, later, from the I/O loop."""
@@ -337,9 +403,12 @@ class RemoteExecutor:
         if self._draws(call, self.method(call.method)):
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._one_thread(), self._settled, call)
+        patience = call.context.remaining()
         answer: Result | Failure = await self._there(
             self._conversation(call), call.context.deadline
         )
+        if isinstance(answer, Result) and answer.graph is not None:
+            return self._attached(call, answer, patience)
         return answer
 
     async def _introduce(self, context: Context) -> None:
@@ -441,6 +510,11 @@ class RemoteExecutor:
         self._transport.close()
         if self._serial is not None:
             self._serial.shutdown(wait=False)
+
+
+def _gradients() -> Any:
+    """What makes an answer part of autograd's graph; it needs torch, which its callers have."""
+    return importlib.import_module("maas.executors.gradients")
 
 
 def _patience(context: Context) -> float:

@@ -12,7 +12,7 @@ from maas.errors import DeadlineExceeded, NotFound
 from maas.executors.addresses import is_loopback
 from maas.executors.remote import RemoteExecutor
 from maas.executors.spawning import connect_workers, worker_name, worker_target
-from maas.limits import Limits
+from maas.limits import Leases, Limits
 from maas.model import Model, model_name
 from maas.server.admission import MAX_PENDING
 from maas.server.asgi import respond
@@ -37,6 +37,7 @@ class Server:
     auth : a key, several keys, or the `pathlib.Path` of a key file; None lets everybody in.
     allow : what callers may do: `"call"` and `"describe"` unless told more.
     limits : what one message may hold, both ways.
+    leases : what is kept for one caller between messages: graphs, and copies in training.
     tracebacks : whether callers are told where in the model an error arose.
     quotas : what each key may ask that its key file gives no quota: limits of `requests`, `rows`
         and `bytes`, as `{"requests": "100/second", "rows": "5000/minute; 1000000/day"}`.
@@ -55,6 +56,7 @@ class Server:
         auth: str | Iterable[str] | Path | None = None,
         allow: Iterable[str] = DEFAULT_GRANTS,
         limits: Limits | None = None,
+        leases: Leases | None = None,
         tracebacks: bool = True,
         quotas: Mapping[str, str] | None = None,
         max_pending: int = MAX_PENDING,
@@ -71,6 +73,7 @@ class Server:
             auth=auth,
             allow=allow,
             limits=limits,
+            leases=leases,
             tracebacks=tracebacks,
             quotas=quotas,
             max_pending=max_pending,
@@ -272,6 +275,7 @@ def serve(
     auth: str | Iterable[str] | Path | None = None,
     allow: Iterable[str] = DEFAULT_GRANTS,
     limits: Limits | None = None,
+    leases: Leases | None = None,
     tracebacks: bool = True,
     quotas: Mapping[str, str] | None = None,
     max_pending: int = MAX_PENDING,
@@ -285,8 +289,9 @@ def serve(
 
     Parameters
     ----------
-    models, auth, allow, limits, tracebacks, quotas, max_pending, workers, devices : as `Server` has
-        them; `models` may be a `Server`. With workers, it listens once one of each model is ready.
+    models, auth, allow, limits, leases, tracebacks, quotas, max_pending, workers, devices : as
+        `Server` has them; `models` may be a `Server`. With workers, it listens once one of each
+        model is ready.
     host, port : where to listen; port 0 takes a free one.
     uds : path of a unix socket to listen on instead.
     tls_cert, tls_key : files of a certificate chain and its key, to speak TLS.
@@ -311,6 +316,7 @@ def serve(
             auth=auth,
             allow=allow,
             limits=limits,
+            leases=leases,
             tracebacks=tracebacks,
             quotas=quotas,
             max_pending=max_pending,

@@ -28,8 +28,8 @@ from typing import Any, TypeVar
 
 import attrs
 
-from maas import tensors, tracing, values, wire
-from maas.calls import CALL, Call
+from maas import tracing, wire
+from maas.calls import CALL, Call, Result
 from maas.errors import (
     Cancelled,
     CodecError,
@@ -42,7 +42,7 @@ from maas.errors import (
 )
 from maas.executors.base import ADDRESS, Job, ModelInfo, in_loop, late
 from maas.http import MSGPACK, Headers, Response, header
-from maas.limits import Limits
+from maas.limits import Leases, Limits
 from maas.model import Model
 from maas.server import head_fields, json_form, page
 from maas.server.admission import MAX_PENDING, Quotas, Slots, rows_of
@@ -58,6 +58,7 @@ from maas.server.inference_protocol.routes import InferenceProtocol
 from maas.server.keyed import KeyedAnswers
 from maas.server.metrics import Metrics, Tally
 from maas.server.observation import Observation, described, refused
+from maas.server.services import Services
 from maas.versions import versions
 from maas.wire import Description, Failure
 
@@ -79,6 +80,7 @@ class Handler:
     models : by their address: `net`, or `net@v2`.
     auth, allow : see `Guard`.
     limits : what one message may hold, both ways.
+    leases : what is kept for one caller between messages.
     tracebacks : whether callers are told where in the model an error arose.
     hosts : the only hosts a request may name, against DNS rebinding; None for any.
     quotas : what a key may ask that has no quota of its own; see `Quota`.
@@ -92,6 +94,7 @@ class Handler:
         auth: str | Iterable[str] | Path | None = None,
         allow: Iterable[str] = DEFAULT_GRANTS,
         limits: Limits | None = None,
+        leases: Leases | None = None,
         tracebacks: bool = True,
         hosts: frozenset[str] | None = None,
         quotas: Mapping[str, str] | None = None,
@@ -110,6 +113,7 @@ class Handler:
         self._slots: dict[str, Slots] = {}
         self._draining = False
         self._keyed = KeyedAnswers()
+        self._services = Services(leases or Leases())
         self._asking: dict[Version, concurrent.futures.Future[ModelInfo]] = {}
         self._readying: dict[Version, concurrent.futures.Future[None]] = {}
         self.inflater = Inflater(self.limits.body)
@@ -213,7 +217,7 @@ class Handler:
         found = self.catalogue.find(address)
         # First what the key may do: to one that may not, a model that is not here looks as one is.
         known_as = () if found is None else found.names
-        caller.check("call", address, method, known_as=known_as)
+        caller.check("call", address, _granted(method), known_as=known_as)
         self.check_seen(caller, address).check_ready()
 
     def check_seen(self, caller: Caller, address: str) -> Version:
@@ -229,7 +233,8 @@ class Handler:
         if found is None:
             raise self._unseen(route.caller, route.model)
         try:
-            route.caller.check("call", route.model, route.method, known_as=found.names)
+            method = _granted(route.method)
+            route.caller.check("call", route.model, method, known_as=found.names)
             found.check_ready()
         except Error:
             self.catalogue.leave(found)
@@ -436,13 +441,13 @@ class Handler:
     async def _answer(
         self, call: Call, form: Form, seen: Observation, version: Version
     ) -> Response:
-        executor = version.executor
-        if _wants_gradient(call, self.limits):
-            form.route.caller.check("grad", call.model, call.method, known_as=version.names)
-            raise Unsupported(
-                "this server cannot send gradients back; "
-                "call under torch.no_grad(), or detach the input"
-            )
+        executor, caller = version.executor, form.route.caller
+        if _is_reserved(call.method):
+            served = self._services.submit(caller, version.model, call)
+            return form.answer(await self._finished(served, call, version))
+        differentiable = bool(call.leaves) and call.context.grad
+        if differentiable:
+            caller.check("grad", call.model, call.method, known_as=version.names)
         try:
             method = version.known.methods.get(call.method)
             if method is not None and method.streams:
@@ -450,6 +455,15 @@ class Handler:
             job = self._submitted(version, call, form.route.caller.id)
         except Exception as error:  # noqa: BLE001 - wrong arguments, or no such method
             return form.failure(seen.fails(error))
+        answer = await self._finished(job, call, version)
+        if differentiable and isinstance(answer, Result):
+            kept = self._services.kept(caller, call, answer)
+            answer = await self._finished(kept, call, version)
+        seen.ran(answer)
+        return form.answer(answer)
+
+    async def _finished(self, job: Job[Any], call: Call, version: Version) -> Any:
+        """The job's answer, waited for as long as the call may take."""
         try:
             await asyncio.wait_for(in_loop(job), call.context.remaining())
         except TimeoutError:
@@ -463,10 +477,9 @@ class Handler:
             pass
         if job.answer is None:
             raise Cancelled("the call was cancelled")
-        seen.ran(job.answer)
         if isinstance(job.answer, Failure) and isinstance(job.answer.error, SignatureError):
             await self._look_again(call, version)
-        return form.answer(job.answer)
+        return job.answer
 
     def _submitted(self, version: Version, call: Call, caller: str) -> Job[Any]:
         """The call's job, which holds a slot until its work has really ended."""
@@ -580,26 +593,14 @@ def _base(head: Head) -> str:
     return f"{scheme}://{header(head.headers, 'host') or 'localhost'}{head.root}"
 
 
-def _wants_gradient(call: Call, limits: Limits) -> bool:
-    if not call.context.grad:
-        return False
-    return any(_requires_grad(value, limits) for value in (*call.args, *call.kwargs.values()))
+def _is_reserved(method: str) -> bool:
+    """Whether a service answers, and no model: their own methods' names begin otherwise."""
+    return method[:1] == "_" and method != CALL
 
 
-def _requires_grad(value: Any, limits: Limits) -> bool:
-    if type(value) in tensors.CLAIMED or type(value) in _SCALARS:
-        return bool(getattr(value, "requires_grad", False))
-    found: list[bool] = []
-
-    def look(array: Any, _path: values.Path) -> Any:
-        found.append(_requires_grad(array, limits))
-        return array
-
-    values.rebuild(value, (None, "argument", 1), look, limits)
-    return any(found)
-
-
-_SCALARS = frozenset({str, int, float, bool, bytes, type(None)})
+def _granted(method: str) -> str:
+    """The method that a key must be granted; what a service needs beyond, it asks for itself."""
+    return CALL if _is_reserved(method) else method
 
 
 def _presentable(error: Exception) -> Error:

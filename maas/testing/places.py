@@ -6,6 +6,7 @@
     unix    another thread's server, by a unix socket
     http    the same, by TCP on the loopback interface
 
+Each grants everything, since a program may do everything here.
 A place is a row of `PLACES`: what opens it for a model, and why there is none on this
 machine. A `Connector` keeps what it opened warm, since a property that starts
 a server per example would spend its time on that.
@@ -27,6 +28,7 @@ from maas.batching import Batching
 from maas.executors.remote import RemoteExecutor
 from maas.model import Model, connect
 from maas.server.app import Running, Server, serve
+from maas.server.guard import GRANTS
 from maas.transports.inprocess import ASGIApp, InProcessTransport
 
 __all__ = ["PLACES", "Connector", "Mounted", "Place"]
@@ -68,11 +70,11 @@ def _open_here(model: Model[..., Any], _stack: contextlib.ExitStack) -> Model[..
 
 
 def _open_wire(model: Model[..., Any], stack: contextlib.ExitStack) -> Model[..., Any]:
-    return stack.enter_context(connect(Server(model), model=model.name))
+    return stack.enter_context(connect(Server(model, allow=GRANTS), model=model.name))
 
 
 def _open_asgi(model: Model[..., Any], stack: contextlib.ExitStack) -> Model[..., Any]:
-    transport = InProcessTransport(Mounted(Server(model), "/models"))
+    transport = InProcessTransport(Mounted(Server(model, allow=GRANTS), "/models"))
     executor = RemoteExecutor(transport, f"/models/{model.name}", "asgi")
     return stack.enter_context(Model.over(executor, model.name))
 
@@ -81,11 +83,13 @@ def _open_unix(model: Model[..., Any], stack: contextlib.ExitStack) -> Model[...
     # Not the test's own folder: a socket's path has 107 characters at most.
     folder = tempfile.mkdtemp(prefix="maas-")
     stack.callback(shutil.rmtree, folder, ignore_errors=True)
-    return _by_address(serve(model, uds=str(Path(folder, "s")), block=False), model.name, stack)
+    running = serve(model, uds=str(Path(folder, "s")), allow=GRANTS, block=False)
+    return _by_address(running, model.name, stack)
 
 
 def _open_http(model: Model[..., Any], stack: contextlib.ExitStack) -> Model[..., Any]:
-    return _by_address(serve(model, port=0, block=False), model.name, stack)
+    running = serve(model, port=0, allow=GRANTS, block=False)
+    return _by_address(running, model.name, stack)
 
 
 def _by_address(running: Running | None, name: str, stack: contextlib.ExitStack) -> Model[..., Any]:

@@ -30,6 +30,11 @@ def _nan(payload: int) -> float:
     return value
 
 
+def _leased():
+    leaf = torch.tensor([1.0, 2.0], requires_grad=True)
+    return Result({"y": leaf, "n": torch.tensor([1, 2])}, Info(), None, "a-graph", (leaf,))
+
+
 def _failure() -> Exception:
     error = ValueError("bad input", 3)
     error.add_note("a note")
@@ -57,6 +62,7 @@ MESSAGES = {
     "result-rng": Result(None, rng=b"\x00\xff"),
     "item": Item("token"),
     "end": End(Info()),
+    "result-leased": _leased(),
     "failure": Failure(_failure()),
     "failure-overloaded": Failure(Overloaded("busy", 1.5)),
     "failure-group": Failure(ExceptionGroup("two", [ValueError(1), OSError(2, "none", "file")])),

@@ -1,0 +1,92 @@
+"""A step of training BigModel with Adam, the model in another process, over the same step here.
+
+The loop is the plain one in both: zero the gradients, call, loss, backward, step. On the resident
+rung the weights stay there; on the mirror rung they go there after each step, and
+their gradients come back. Both processes have one thread. The last lines are what a step sends,
+in KB; beside it stand the weights.
+"""
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+from torch import nn
+
+import maas
+from benchmarks.big_model import fixed
+from benchmarks.comparison import Bound, Report
+from benchmarks.servers import served, trained
+from maas.executors.remote import RemoteExecutor
+from maas.http import Request, Response
+from maas.transports.addresses import Address
+from maas.transports.sockets import SocketTransport
+
+BATCHES = (1, 32)
+RATE = 0.001
+
+
+class Counting(SocketTransport):
+    """Counts the bytes of bodies, both ways."""
+
+    counted = 0
+
+    def send(self, request: Request, deadline: float | None, cap: int) -> Response:
+        """As a socket sends it."""
+        reply = super().send(request, deadline, cap)
+        self.counted += sum(map(len, request.body)) + sum(map(len, reply.body))  # type: ignore[arg-type]
+        return reply
+
+
+def main() -> None:
+    report = Report(__doc__)
+    with served(trained) as place:
+        for batch in BATCHES:
+            here = _step(fixed().train(), torch.optim.Adam, batch)
+            resident = _step(maas.connect(f"{place.url}/big"), maas.optim.Adam, batch)
+            mirror = _step(maas.connect(f"{place.url}/big"), torch.optim.Adam, batch)
+            bound = Bound(most=1.5)
+            report.compare(f"resident, batch {batch}", resident, here, bound=bound, rounds=60)
+            report.compare(f"mirror, batch {batch}", mirror, here, rounds=30)
+        for batch in BATCHES:
+            _sizes(report, place.url, batch)
+    report.close()
+
+
+def _step(model: Any, optimizer: Callable[..., Any], batch: int) -> Callable[[], object]:
+    """One step of the plain loop."""
+    chosen = optimizer(model.parameters(), lr=RATE)
+    loss = nn.MSELoss()
+    x, target = torch.randn(batch, 1000), torch.randn(batch, 1)
+
+    def step() -> None:
+        chosen.zero_grad()
+        loss(model(x), target).backward()
+        chosen.step()
+
+    return step
+
+
+def _sizes(report: Report, url: str, batch: int) -> None:
+    """KB that a step sends and receives, on each rung."""
+    weights = sum(each.nbytes for each in fixed().parameters()) / 1e3
+    # The batch, the generator's state there and back (5 KB each), and 2 KB for all the rest.
+    most = {"resident": 4 * batch + 12, "mirror": 2 * weights + 4 * batch + 14}
+    for rung, kind in (("resident", maas.optim.Adam), ("mirror", torch.optim.Adam)):
+        parts = urlsplit(url)
+        address: Address = ("tcp", str(parts.hostname), int(parts.port or 80))
+        transport = Counting(address, tls=None, server_name=None, host=parts.netloc)
+        model: maas.Model[..., Any] = maas.Model.over(RemoteExecutor(transport, "/big", url), "big")
+        step = _step(model, kind, batch)
+        for _ in range(3):
+            step()
+        before, steps = transport.counted, 10
+        for _ in range(steps):
+            step()
+        size = (transport.counted - before) / steps / 1e3
+        bound = Bound(most=most[rung])
+        report.quantity(f"KB a step, {rung}, batch {batch}", size, f"{weights:.0f}", bound)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Training through a Model, wherever it runs: the weights here (mirror), or there (resident)."""

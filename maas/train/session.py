@@ -1,0 +1,347 @@
+"""A remote model in training by one handle: the executor that stands in front of the remote one.
+
+The first question opens a private copy at the server (`copies.py`). What is done here between two
+calls, such as steps and changed weights, waits and travels with the next question.
+
+There are two rungs, chosen by what is done with `model.parameters()`:
+
+- *mirror*: they are iterated, as every torch optimizer does. Then the weights are here, real
+  parameters. What has changed goes there with the next call, found by comparing bits, since
+  neither a fused optimizer nor an edit of `.data` counts up `Tensor._version`.
+- *resident*: `maas.optim` is given them. Then the weights, their gradients and the optimizer's
+  state stay there. A backward step that is about them alone waits as well, so that a step
+  of training is one message; what it raises is raised by the next question.
+"""
+
+import concurrent.futures
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from maas import ambient
+from maas.backends.base import Method
+from maas.calls import AMBIENT, Call, Context, Result
+from maas.errors import ProtocolError, Unsupported
+from maas.executors import gradients
+from maas.executors.base import Job, ModelInfo, Stream, finish
+from maas.executors.remote import RemoteExecutor
+from maas.signature import Signature
+from maas.train.layout import bare_module
+from maas.train.resident import Distant
+from maas.wire import Failure
+
+__all__ = ["TRAIN", "Session"]
+
+TRAIN = "_train"
+
+
+class Session:
+    """Answers the calls of one handle by its private copy at the server.
+
+    Its questions are numbered, so a retried one is not done twice.
+    """
+
+    exactly_once = True
+
+    def __init__(self, inner: RemoteExecutor) -> None:
+        self._inner = inner
+        self.name = inner.name
+        self.where = inner.where
+        self._lock = threading.RLock()
+        self._copy: str | None = None
+        self._layout: Any = None
+        self._facts: dict[str, Any] = {}
+        self._number = 0
+        # What is known to be there.
+        self._sent: dict[str, torch.Tensor] = {}
+        self._flags: dict[str, bool] = {}
+        # What is not yet.
+        self._works: list[list[Any]] = []
+        self._counted = 0
+        # Whether the copy there differs, or may, from the model that others see.
+        self._apart = False
+        self._module: torch.nn.Module | None = None
+        self._distant: torch.nn.Module | None = None
+        self._anchor = _anchor(weakref.ref(self))
+        self._serial: concurrent.futures.ThreadPoolExecutor | None = None
+
+    # As an executor.
+
+    def method(self, name: str, context: Context = AMBIENT) -> Method:
+        """As the model itself has it."""
+        return self._inner.method(name, context)
+
+    def describe(self, context: Context = AMBIENT) -> ModelInfo:
+        """As the model itself says."""
+        return self._inner.describe(context)
+
+    def expect(self, signature: Signature, name: str) -> None:
+        """As of the model itself."""
+        self._inner.expect(signature, name)
+
+    def ready(self, timeout: float | None) -> None:
+        """As the model itself is."""
+        self._inner.ready(timeout)
+
+    def close(self) -> None:
+        """Lets go of connections; the copy goes with this object."""
+        if self._serial is not None:
+            self._serial.shutdown(wait=False)
+        self._inner.close()
+
+    def stream(self, call: Call) -> Stream[Any]:
+        """As of the model itself: a module in training gives one value."""
+        return self._inner.stream(call)
+
+    def submit(self, call: Call) -> Job[Any]:
+        """The answer, later; questions to one copy follow one another."""
+        if not self._apart:
+            return self._inner.submit(call)
+        job: Job[Any] = Job()
+        with self._lock:
+            self._serial = self._serial or concurrent.futures.ThreadPoolExecutor(
+                1, f"maas-{self.name}-training"
+            )
+        self._serial.submit(self._settle, job, call)
+        return job
+
+    def _settle(self, job: Job[Any], call: Call) -> None:
+        if job.done():
+            return
+        try:
+            job.settle(self.run(call))
+        except Exception as error:  # noqa: BLE001 - the job's to raise
+            job.settle(Failure(error))
+
+    def run(self, call: Call) -> Result:
+        """The answer of the private copy, or of the model itself while they do not differ."""
+        if not self._apart:
+            return self._inner.run(call)
+        method = self.method(call.method, call.context)
+        method.signature.check(call.args, call.kwargs, method.label)
+        if call.context.grad and ambient.transforming():
+            return gradients.transformed(self, call, lambda plain: self._called(plain, "none"))
+        manner = gradients.Manner.of(call.context)
+        rung = self.rung
+        more = self._more(rung) if call.context.grad else []
+        answer = self._called(call, rung)
+        if answer.graph is None:
+            return answer
+        staying = rung == "resident" and bool(more)
+        return gradients.attached(self, call, answer, manner, more, staying=staying)
+
+    @property
+    def rung(self) -> str:
+        """Where the weights are: "mirror", "resident", or "none" while nobody has asked."""
+        if self._module is not None:
+            return "mirror"
+        return "none" if self._distant is None else "resident"
+
+    def _more(self, rung: str) -> Sequence[torch.Tensor]:
+        if rung == "mirror":
+            return [each for each in self._parameters().values() if each.requires_grad]
+        return [self._anchor] if rung == "resident" else []
+
+    def _called(self, call: Call, rung: str) -> Result:
+        def ask(lent: Call) -> Result | Failure:
+            question = (lent.method, list(lent.args), dict(lent.kwargs), rung)
+            return self._put("call", question, lent.context)
+
+        return self._inner.lend(call, ask)
+
+    # As the place that keeps the graphs.
+
+    def ask(self, _method: str, args: tuple[Any, ...], context: Context) -> Result:
+        """A backward step, after all that came before it."""
+        run = torch._C._current_graph_task_id()
+        return finish(self._put("backward", (*args, run), context))
+
+    def later(self, args: tuple[Any, ...]) -> None:
+        """A backward step whose gradients all stay there: it travels with the next question."""
+        self.do("backward", *args, torch._C._current_graph_task_id())
+
+    def tell(self, method: str, args: tuple[Any, ...]) -> None:
+        """Lets go of graphs, in any order."""
+        self._inner.tell(method, args)
+
+    # Questions.
+
+    def _put(
+        self,
+        operation: str,
+        args: tuple[Any, ...],
+        context: Context,
+        changes: Mapping[str, torch.Tensor] | None = None,
+    ) -> Result | Failure:
+        with self._lock:
+            self._open(context)
+            self._number += 1
+            works, changes, flags = list(self._works), self._changed(changes or {}), self._flagged()
+            question = (operation, self._copy, self._number, works, changes, flags, *args)
+            answer = self._inner.put(TRAIN, question, context, repeatable=True)
+            if isinstance(answer, Result):
+                # Until then they are sent again: each is done once.
+                del self._works[: len(works)]
+                self._flags.update(flags)
+                for name in changes.keys() & self._sent.keys():
+                    self._sent[name].copy_(changes[name])
+            return answer
+
+    def _open(self, context: Context) -> None:
+        if self._copy is not None:
+            return
+        told = finish(self._inner.put(TRAIN, ("open", ""), context, repeatable=False)).value
+        if type(told) is not dict or told.keys() != {"copy", "layout", "parameters"}:
+            raise ProtocolError(f"{self.where} does not say what it trains", answered=True)
+        self._layout, self._facts = told["layout"], told["parameters"]
+        self._flags = {name: fact[0] for name, fact in self._facts.items()}
+        self._copy, self.name = told["copy"], self._inner.name
+        finalizer = weakref.finalize(self, self._inner.tell, TRAIN, ("close", self._copy))
+        finalizer.atexit = False
+
+    def _changed(self, told: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        found = {
+            name: parameter.detach()
+            for name, parameter in self._parameters().items()
+            if not _same_bits(parameter.detach(), self._sent[name])
+        }
+        return {**found, **told}
+
+    def _flagged(self) -> dict[str, bool]:
+        return {
+            name: parameter.requires_grad
+            for name, parameter in self._parameters().items()
+            if parameter.requires_grad is not self._flags[name]
+        }
+
+    def _parameters(self) -> Mapping[str, torch.nn.Parameter]:
+        return {} if self._module is None else dict(self._module.named_parameters())
+
+    def pull(self, *, whole: bool) -> dict[str, torch.Tensor]:
+        """The buffers there, and the parameters too, after all that was done here."""
+        found: dict[str, torch.Tensor] = finish(self._put("pull", (whole,), AMBIENT)).value
+        return found
+
+    def do(self, *work: Any) -> None:
+        """Has something done there, with the next question."""
+        with self._lock:
+            self._counted += 1
+            self._works.append([self._counted, *work])
+
+    def done(self, *work: Any) -> Any:
+        """What a work gives, asked now."""
+        with self._lock:
+            self.do(*work)
+            return finish(self._put("do", (), AMBIENT)).value[-1]
+
+    def optimizer_state(self, number: int) -> dict[str, Any]:
+        """The state of one of the optimizers there."""
+        state: dict[str, Any] = finish(self._put("optimizer", (number,), AMBIENT)).value
+        return state
+
+    # The two rungs.
+
+    def mirror(self) -> torch.nn.Module:
+        """The weights here: a bare module whose parameters are real ones."""
+        with self._lock:
+            if self._distant is not None:
+                raise Unsupported(
+                    f"an optimizer of maas.optim trains {self.name}, so its weights stay at "
+                    f"{self.where}; model.state_dict() reads them"
+                )
+            if self._module is None:
+                module = self._pulled()
+                self._sent = {
+                    name: each.detach().clone() for name, each in module.named_parameters()
+                }
+                self._module, self._apart = module, True
+            return self._module
+
+    def _pulled(self) -> torch.nn.Module:
+        tensors = self.pull(whole=True)
+        held = {
+            name: torch.nn.Parameter(each, self._flags[name]) if name in self._facts else each
+            for name, each in tensors.items()
+        }
+        return bare_module(self._layout, held)
+
+    def resident(self) -> torch.nn.Module:
+        """The weights there: a bare module whose parameters raise when they are touched."""
+        with self._lock:
+            if self._module is not None:
+                raise Unsupported(
+                    f"the parameters of {self.name} were fetched, so they are trained by "
+                    "torch.optim; connect anew to have them stay where the model runs"
+                )
+            if self._distant is None:
+                self._open(AMBIENT)
+                held = {name: Distant.of(self, name, fact) for name, fact in self._facts.items()}
+                parts = [[path, parameters, []] for path, parameters, _ in self._layout]
+                self._distant, self._apart = bare_module(parts, held), True
+            return self._distant
+
+    @property
+    def distant(self) -> torch.nn.Module | None:
+        """The module of the resident rung, if that is the one."""
+        return self._distant
+
+    def current(self) -> torch.nn.Module:
+        """A bare module with the weights and buffers as they are now."""
+        if self._module is None:
+            return self._pulled()
+        held = dict(self._module.named_buffers())
+        with torch.no_grad():
+            for name, value in self.pull(whole=False).items():
+                held[name].copy_(value)
+        return self._module
+
+    def load(self, state: Mapping[str, Any], *, strict: bool) -> Any:
+        """Has the copy take these weights and buffers, as torch's `load_state_dict` does."""
+        with self._lock:
+            module = self.current()
+            told = module.load_state_dict(state, strict=strict)
+            changed: dict[str, torch.Tensor] = dict(module.named_buffers())
+            if self._module is None:
+                # Those of a mirror are compared, and sent like any other change.
+                changed |= {name: each.detach() for name, each in module.named_parameters()}
+            finish(self._put("do", (), AMBIENT, changed))
+            self._apart = True
+            return told
+
+    def zero_grad(self, set_to_none: bool) -> None:
+        """As torch's."""
+        if self._module is not None:
+            self._module.zero_grad(set_to_none)
+        elif self._distant is not None:
+            self.do("zero", None, set_to_none)
+
+
+def _anchor(session: "weakref.ref[Session]") -> torch.Tensor:
+    """What stands in the graph here for all parameters that stay there.
+
+    Its gradient means nothing. That it comes means that a backward run is through with them.
+    """
+
+    def through(_anchor: torch.Tensor) -> None:
+        home = session()
+        if home is not None:
+            home.do("merge", torch._C._current_graph_task_id())
+
+    anchor = torch.zeros((), requires_grad=True)
+    anchor.register_post_accumulate_grad_hook(through)  # type: ignore[no-untyped-call]
+    return anchor
+
+
+def _same_bits(left: torch.Tensor, right: torch.Tensor) -> bool:
+    if left.shape != right.shape or left.dtype != right.dtype:
+        return False
+    if left.is_complex():
+        left, right = torch.view_as_real(left), torch.view_as_real(right)
+    whole = _WHOLE.get(left.element_size(), torch.uint8)
+    return torch.equal(left.view(whole), right.view(whole))
+
+
+_WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
