@@ -76,6 +76,12 @@ class Asked(RemoteExecutor):
     def _runs_twice_as_once(self, *_: Any) -> bool:
         return False
 
+    def close(self) -> None:
+        """Lets go of the connections; for a call that is on its way it is a lost worker."""
+        self._transport.close()
+        if self._serial is not None:
+            self._serial.shutdown(wait=False)
+
     def located(self, info: Info, _headers: Headers) -> Info:
         """The facts; a worker's one version is none that anybody chose."""
         return info.seen_from(self.where)

@@ -7,7 +7,9 @@ through a socket that it inherited (`SCM_RIGHTS`), so nobody else can ever conne
 import socket
 
 from maas.errors import TransportError
+from maas.http import Request
 from maas.transports.connections import Socket, Wire
+from maas.transports.exchange import Exchange
 from maas.transports.sockets import SocketTransport
 
 __all__ = ["HandedTransport"]
@@ -19,6 +21,13 @@ class HandedTransport(SocketTransport):
     def __init__(self, control: socket.socket, what: str) -> None:
         super().__init__(("unix", what), tls=None, server_name=None, host="localhost")
         self._control = control
+
+    def _exchange(
+        self, request: Request, deadline: float | None, cap: int, *, streamed: bool = False
+    ) -> Exchange:
+        if not self._let_go.alive:  # by whoever heard that the process is gone, maybe just now
+            raise TransportError(f"{self._where} is gone")
+        return super()._exchange(request, deadline, cap, streamed=streamed)
 
     def _connect(self, _deadline: float | None) -> Socket:
         return Socket(self._handed())

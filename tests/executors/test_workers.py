@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -351,6 +352,29 @@ def test_what_comes_back_late_is_not_the_next_processs_call():
         return seen
 
     assert run(scene()).result(PATIENT) == (True, "busy", 1)
+
+
+def test_a_worker_that_goes_while_it_is_chosen_is_not_the_callers_business(monkeypatch):
+    """A call, or a stream, that was given to a worker of which nothing is left goes to another."""
+    executor = WorkerExecutor(
+        lambda _: InThread(count_to), "model", "workers:here", count=2, pace=QUICK
+    )
+    taken = executor.crew.taken
+
+    async def taken_too_late(context):
+        worker = await taken(context)
+        monkeypatch.undo()
+        worker.executor.close()
+        return worker
+
+    with maas.Model.over(executor, "model") as model:
+        assert list(model.stream(2)) == [0, 1]
+        monkeypatch.setattr(executor.crew, "taken", taken_too_late)
+        assert list(model.stream(3)) == [0, 1, 2]
+
+
+def count_to(n: int) -> Iterator[int]:
+    yield from range(n)
 
 
 # Cancelling and deadlines.

@@ -19,7 +19,7 @@ import maas
 
 PATIENT = 60.0
 CALLERS = 6
-DELAY = 0.5  # seconds from "not ready" to the end of accepting
+DELAY = 2.0  # seconds from "not ready" to the end of accepting: more than a probe takes here
 
 SCRIPT = """
     import time
@@ -44,6 +44,7 @@ class Traffic:
     def __init__(self, url: str) -> None:
         self.url = url
         self.ready = True
+        self.probed = threading.Event()
         self.answers = 0
         self.failures: list[Exception] = []
 
@@ -55,6 +56,7 @@ class Traffic:
                 except httpx.HTTPError as error:
                     self.failures.append(error)
                     self.ready = False
+                self.probed.set()
                 time.sleep(0.005)
 
     def call(self):
@@ -104,6 +106,7 @@ def _one_stop(script: Path) -> int:
         threads = [threading.Thread(target=work) for work in works]
         for thread in threads:
             thread.start()
+        assert traffic.probed.wait(PATIENT)
         _until(lambda: traffic.answers > 5 * CALLERS or not traffic.ready)
         # As a service manager does it: to the server and, where it has some, to its workers.
         os.killpg(process.pid, signal.SIGTERM)

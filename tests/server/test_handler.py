@@ -409,8 +409,8 @@ STATUS = {
     "Unsupported": 501, "Unauthenticated": 401, "Forbidden": 403, "Conflict": 409,
     "VersionMismatch": 505, "DeadlineExceeded": 504, "Cancelled": 499, "Overloaded": 429,
     "NotReady": 503, "ForkError": 500, "ModelExit": 500, "InternalError": 500,
-    "TransportError": 502, "ProtocolError": 502, "StreamInterrupted": 502, "Error": 500,
-    "Expired": 410,
+    "TransportError": 502, "ProtocolError": 502, "StreamInterrupted": 502,
+    "WorkerLost": 502, "Error": 500, "Expired": 410,
 }  # fmt: skip
 
 
