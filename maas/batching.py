@@ -75,4 +75,4 @@ class Batching:
     tolerance: float | None = attrs.field(default=None, validator=_fraction, kw_only=True)
     max_queue: int = attrs.field(default=1024, validator=_count, kw_only=True)
     max_queue_rows: int = attrs.field(default=65_536, validator=_count, kw_only=True)
-    max_age: float = attrs.field(default=1.0, validator=_seconds, kw_only=True)
+    max_age: float = attrs.field(default=5.0, validator=_seconds, kw_only=True)
