@@ -15,13 +15,11 @@ Where a model stands, one of its versions may stand as well: `net@v2`.
 """
 
 import asyncio
-import concurrent.futures
 import contextlib
 import hashlib
 import re
-import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -41,14 +39,15 @@ from maas.errors import (
     Unsupported,
 )
 from maas.executors.base import ADDRESS, Job, ModelInfo, in_loop, late
-from maas.http import MSGPACK, Headers, Response, header
+from maas.http import MSGPACK, Response, header
 from maas.limits import Leases, Limits
 from maas.model import Model
-from maas.server import head_fields, json_form, page
+from maas.server import head_fields
 from maas.server.admission import MAX_PENDING, Quotas, Slots, rows_of
 from maas.server.catalogue import Catalogue, Held, Version
 from maas.server.compression import Inflater
-from maas.server.figures import figures, words
+from maas.server.descriptions import Descriptions
+from maas.server.figures import figures
 from maas.server.forms import JSON, Form, Packed, Plain, Route, internal, json_response, problem
 from maas.server.front import Admission, Head
 from maas.server.guard import DEFAULT_GRANTS, Caller, Guard
@@ -59,8 +58,7 @@ from maas.server.keyed import KeyedAnswers
 from maas.server.metrics import Metrics, Tally
 from maas.server.observation import Observation, described, refused
 from maas.server.services import Services
-from maas.versions import versions
-from maas.wire import Description, Failure
+from maas.wire import Failure
 
 __all__ = ["Handler"]
 
@@ -114,8 +112,7 @@ class Handler:
         self._draining = False
         self._keyed = KeyedAnswers()
         self._services = Services(leases or Leases())
-        self._asking: dict[Version, concurrent.futures.Future[ModelInfo]] = {}
-        self._readying: dict[Version, concurrent.futures.Future[None]] = {}
+        self._descriptions = Descriptions(self)
         self.inflater = Inflater(self.limits.body)
         self._inference = InferenceProtocol(self)
 
@@ -268,88 +265,13 @@ class Handler:
         self.check_ready()
         return json_response(200, {"status": "ready"})
 
-    async def _tell_ready(self, route: Route) -> Response:
-        """Whether one model takes calls; asked elsewhere than on this loop, as it may wait."""
-        version = self.check_seen(route.caller, route.model)
-        version.check_ready()
-        asking = self._readying.get(version)
-        if asking is None or asking.done():
-            asking = self._readying[version] = _asked(partial(version.executor.ready, _READY_WAIT))
-        try:
-            await asyncio.shield(asyncio.wrap_future(asking))
-        except Exception:  # noqa: BLE001 - whatever it is that keeps it from being ready
-            raise NotReady(f"{route.model} is not ready", retry_after=1.0) from None
-        finally:
-            if asking.done():
-                self._readying.pop(version, None)
-        return self._ready()
-
-    # Descriptions.
-
-    async def _describe(self, route: Route) -> Response:
-        caller = route.caller
-        here = (
-            {route.model: self.check_seen(caller, route.model)}
-            if route.model
-            else {name: one for name, one in self.catalogue.visible(caller).items() if one.ready}
-        )
-        for name, version in here.items():
-            caller.check_grant("describe", name)
-            version.check_ready()
-        infos = {
-            name: _shown(await self._learned(version), caller, name)
-            for name, version in sorted(here.items())
-        }
-        if route.html:
-            told = await words(self.metrics, route, list(infos))
-            text = page.index(infos, route.base, self.guard.locked, told)
-            kind: Headers = (("content-type", "text/html; charset=utf-8"),)
-            return Response(200, kind + page.SECURITY, (text,))
-        data = {
-            "protocol": [wire.VERSION, wire.VERSION],
-            "versions": versions(),
-            "limits": attrs.asdict(self.limits),
-            "model": route.model,
-            "models": {name: info.to_data() for name, info in infos.items()},
-            **self.catalogue.listed(caller),
-        }
-        if not route.packed:
-            return json_response(200, json_form.plain(data))
-        (only,) = here.values() if len(here) == 1 else (None,)
-        headers = only.headers if only is not None else (("content-type", MSGPACK),)
-        return Response(200, headers, wire.encode(Description(data), self.limits))
-
     async def meet(self, name: str) -> ModelInfo:
         """What the model of that name says about itself."""
         version = self.catalogue.find(name)
         if version is None:
             raise NotFound(f"no model {name!r:.80} here")
         version.check_ready()
-        return await self._learned(version)
-
-    async def _learned(self, version: Version) -> ModelInfo:
-        """What the model says about itself; not on this loop, as a gateway's asks elsewhere."""
-        asking = self._asking.get(version)
-        if asking is None or asking.done():
-            # One question at a time: a place that does not answer holds one thread, not all.
-            asking = self._asking[version] = _asked(version.executor.describe)
-        try:
-            info = await asyncio.shield(asyncio.wrap_future(asking))
-        finally:
-            if asking.done():
-                self._asking.pop(version, None)
-        info = attrs.evolve(
-            info,
-            name=version.name,
-            version=version.version,
-            where="here",
-            limits=attrs.asdict(self.limits),
-        )
-        # All that a client acts on: it must ask again when any of it is another.
-        text = repr((info.version, info.training, [*info.methods.values()]))
-        version.headers = version.described_by(hashlib.sha256(text.encode()).hexdigest()[:16])
-        version.info = info
-        return info
+        return await self._descriptions.learned(version)
 
     def slots(self, name: str) -> Slots:
         """What the model, in all its versions, has in hand."""
@@ -408,10 +330,11 @@ class Handler:
         began = self.metrics.clock()
         try:
             if route.page == "readyz":
-                return await self._tell_ready(route)
+                await self._descriptions.check_ready(route)
+                return self._ready()
             if route.page != "describe":
                 return await figures(self.metrics, route, self.names(route.caller))
-            response = await self._describe(route)
+            response = await self._descriptions.page(route)
         except Exception as error:  # noqa: BLE001 - as in `converse`
             response = form.failure(_presentable(error))
         if route.page == "describe":
@@ -434,7 +357,7 @@ class Handler:
             return
         left = None if deadline is None else deadline - time.monotonic()
         try:
-            await asyncio.wait_for(self._learned(version), left)
+            await asyncio.wait_for(self._descriptions.learned(version), left)
         except TimeoutError:
             raise late(version.name) from None
 
@@ -501,7 +424,9 @@ class Handler:
         """
         if version.model.where != "here":
             with contextlib.suppress(Error, TimeoutError):
-                await asyncio.wait_for(self._learned(version), call.context.remaining())
+                await asyncio.wait_for(
+                    self._descriptions.learned(version), call.context.remaining()
+                )
 
     def _streamed(self, response: Response, version: Version) -> Response:
         """The response, whose stream holds the version until it has ended."""
@@ -551,31 +476,6 @@ class Misdirected(Error):
 
 
 _ANYONE = Caller("anyone", frozenset())
-
-
-def _shown(info: ModelInfo, caller: Caller, address: str) -> ModelInfo:
-    """What the caller may know of a model: the methods that its key may ask."""
-    known_as = (info.name, f"{info.name}@{info.version}")
-    methods = {
-        name: method
-        for name, method in info.methods.items()
-        if caller.may_ask(address, name, known_as=known_as)
-    }
-    return attrs.evolve(info, methods=methods)
-
-
-def _asked(question: Callable[[], T]) -> "concurrent.futures.Future[T]":
-    """The answer, from a thread of its own, which nobody waits for when the process ends."""
-    future: concurrent.futures.Future[T] = concurrent.futures.Future()
-
-    def ask() -> None:
-        try:
-            future.set_result(question())
-        except BaseException as error:  # noqa: BLE001 - for those who wait
-            future.set_exception(error)
-
-    threading.Thread(target=ask, name="maas-ask", daemon=True).start()
-    return future
 
 
 def _segments(path: str) -> tuple[str, str]:
