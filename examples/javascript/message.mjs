@@ -7,7 +7,7 @@ const MAGIC = [0xa4, 0x6d, 0x61, 0x61, 0x73];
 const VERSION = 1;
 const ALIGNMENT = 64;
 const MAX_BODY = 256 * 2 ** 20;
-const KINDS = ["", "call", "result", "failure", "item", "end", "description"];
+const KINDS = ["", "call", "result", "failure", "item", "end", "description", "leased"];
 
 // Where JavaScript has no such numbers, the elements are given as their bytes.
 const ARRAYS = {

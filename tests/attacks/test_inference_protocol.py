@@ -378,7 +378,7 @@ def test_an_answer_too_large_for_the_limits():
         return torch.zeros(n)
 
     handler = handler_of(body=2**20)
-    handler.models["large"] = maas.Model(large, name="large")
+    handler.catalogue.add("large", maas.Model(large, name="large"), owned=False)
     given = {"name": "n", "shape": [1], "datatype": "INT64", "data": [2**20]}
     body = request(given, parameters={"binary_data_output": True})
     assert ask(handler, body, path="/v2/models/large/infer")[0] == 413
@@ -420,7 +420,7 @@ def test_many_bombs_at_once():
         assert let_go.wait(20)
         return x
 
-    handler.models["hold"] = maas.Model(hold, name="hold")
+    handler.catalogue.add("hold", maas.Model(hold, name="hold"), owned=False)
     size = 900_000
     text = request(
         x([size], "UINT8", parameters={"binary_data_size": size}), outputs=[{"name": "nothing"}]
@@ -531,7 +531,7 @@ def test_a_fault_of_the_server_tells_nothing(caplog):
         def describe(self, context=None):
             raise KeyError("/secret/path")
 
-    handler.models["same"]._executor = Broken()
+    handler.catalogue.find("same").executor = Broken()
     with caplog.at_level(logging.CRITICAL + 1):
         for path, method in [(PATH, "POST"), ("/v2/models/same", "GET"), ("/v2/models", "GET")]:
             body = request(x(data=[1])) if method == "POST" else b""

@@ -303,7 +303,7 @@ def test_a_mounted_server_has_them_too():
 
     text, told = asyncio.run(ask())
     assert (
-        'maas_requests_total{code="200",method="__call__",model="length",version=""} 1.0'
+        'maas_requests_total{code="200",method="__call__",model="length",version="v1"} 1.0'
         in text.text
     )
     assert "maas_connections" not in text.text
