@@ -191,7 +191,7 @@ def test_version(folder):
         ("serve Bad!=shop.texts:tokens", "a model's name matches"),
         ("serve shop.texts:Chat", "is a class"),
         ("serve shop.texts:number", "cannot be served"),
-        ("serve shop.texts:tokens shop.texts:wrapped", "two models are called 'tokens'"),
+        ("serve shop.texts:tokens tokens=shop.texts:wrapped", "two models are called 'tokens'"),
         ("serve shop.texts:wrapped --device cpu", "already"),
         ("serve shop.texts:server shop.texts:tokens", "served alone"),
         ("serve shop.texts:server --allow call", "its own auth and allow"),
@@ -370,8 +370,8 @@ def test_half_a_lock_is_none(folder, certified):
 
 def test_describe(folder, url):
     """`describe` tells kind, signature, documentation, layers and versions."""
-    out = run(folder, "describe", f"{url}/linear").out
-    assert out.startswith(f"linear (torch, cpu, train mode)\nat {url}/linear\n")
+    out = run(folder, "describe", f"{url}/net").out
+    assert out.startswith(f"net (torch, cpu, train mode)\nat {url}/net\n")
     assert "weight [2, 3], bias [2]" in out
     assert f"torch {torch.__version__.partition('+')[0]}" in out
     out = run(folder, "describe", f"{url}/words").out
@@ -381,8 +381,8 @@ def test_describe(folder, url):
 
 def test_describe_as_json(folder, url):
     """`describe --json` prints all there is."""
-    data = json.loads(run(folder, "describe", f"{url}/linear", "--json").out)
-    assert data["name"] == "linear"
+    data = json.loads(run(folder, "describe", f"{url}/net", "--json").out)
+    assert data["name"] == "net"
     assert data["details"]["layers"][0]["parameters"]["bias"] == ["float32", [2]]
 
 
@@ -390,7 +390,7 @@ def test_server_of_many(folder, url):
     """The address of a server with several models names them."""
     done = run(folder, "describe", url)
     assert done.code == 1
-    assert "chat, learned, linear, saved, second, words" in done.err
+    assert "chat, learned, net, saved, second, words" in done.err
 
 
 # call
@@ -539,7 +539,7 @@ def test_bench(folder, url):
     assert done.err == ""
 
 
-@pytest.mark.parametrize("command", ["saved x.npy", "words", "chat - --method reply", "linear"])
+@pytest.mark.parametrize("command", ["saved x.npy", "words", "chat - --method reply", "net"])
 def test_bench_as_json(folder, url, command):
     """`bench --json` prints figures that fit together, of any kind of method."""
     model, *rest = command.split()

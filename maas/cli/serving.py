@@ -195,7 +195,7 @@ def _found(place: str, device: str | None) -> list[tuple[str, Any]]:
         return _folders(path, device)
     if ":" not in place:
         raise Mistake(_no_target(place))
-    return [("", _attribute(*place.split(":", 1)))]
+    return [(worker_name(place), _attribute(*place.split(":", 1)))]
 
 
 def _no_target(place: str) -> str:
