@@ -137,6 +137,8 @@ import maas
 def slow():
     signal.raise_signal(signal.SIGINT)
 
+# A shell's background job ignores the signal, and its children with it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 try:
     maas.Model(slow)()
 except KeyboardInterrupt:
