@@ -10,14 +10,22 @@ import importlib
 import re
 import sys
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Mapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterator,
+    Mapping,
+)
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 import attrs
 
 from maas.backends.base import Method
 from maas.calls import AMBIENT, CALL, Call, Context, Info, Result
-from maas.errors import CodecError, DeadlineExceeded
+from maas.errors import Cancelled, CodecError, DeadlineExceeded
 from maas.signature import Signature
 from maas.wire import Failure
 
@@ -29,11 +37,13 @@ __all__ = [
     "Job",
     "ModelInfo",
     "Stream",
+    "begun",
     "executor_for",
     "finish",
     "in_loop",
     "late",
     "no_method",
+    "waited_for",
 ]
 
 T = TypeVar("T")
@@ -236,6 +246,35 @@ class Job(concurrent.futures.Future[T], Generic[T]):
 
     def __await__(self) -> Generator[Any, None, T]:
         return in_loop(self).__await__()
+
+
+def begun(
+    start: Callable[[Coroutine[Any, Any, None]], concurrent.futures.Future[None]],
+    answer: Callable[[], Awaitable[Result | Failure]],
+) -> Job[Any]:
+    """A job for what a coroutine answers, begun by `start` on a loop; cancelling it cancels that.
+
+    What the coroutine raises is the job's failure.
+    """
+    task: concurrent.futures.Future[None] | None = None
+    job: Job[Any] = Job(on_cancel=lambda: task is not None and task.cancel())
+
+    async def settled() -> None:
+        try:
+            job.settle(await answer())
+        except Exception as error:  # noqa: BLE001 - the job's to raise
+            job.settle(Failure(error))
+
+    task = start(settled())
+    return job
+
+
+def waited_for(job: Job[Any], model: str) -> Result:
+    """The job's result, or its error raised, waited for on this thread."""
+    concurrent.futures.wait([job])
+    if job.answer is None:
+        raise Cancelled(f"the call to {model} was cancelled")
+    return finish(job.answer)
 
 
 def finish(answer: Result | Failure) -> Result:

@@ -8,7 +8,6 @@ Therefore only pure methods are batched; calls that draw, that stream or that wa
 never are, and go straight to the model.
 """
 
-import concurrent.futures
 import logging
 import threading
 import time
@@ -23,7 +22,7 @@ from maas.backends.base import Method
 from maas.batching import Batching
 from maas.calls import AMBIENT, CALL, Call, Context, Info, Result
 from maas.errors import Cancelled, DeadlineExceeded
-from maas.executors.base import Job, ModelInfo, Stream, finish, late
+from maas.executors.base import Job, ModelInfo, Stream, late, waited_for
 from maas.executors.lanes import Lane
 from maas.executors.local import LocalExecutor
 from maas.executors.queue import Queue, Waiting
@@ -230,19 +229,16 @@ class BatchingExecutor:
         try:
             return self.inner.run(call)
         finally:
-            self._holder = 0
             self._free()
 
     def _waited_for(self, call: Call) -> Result:
         job = self.submit(call)
         try:
-            concurrent.futures.wait([job])
+            return waited_for(job, self.name)
         except BaseException:
+            # Of a wait that was interrupted; a job that has failed is not cancelled any more.
             job.cancel()
             raise
-        if job.answer is None:
-            raise Cancelled(f"the call to {self.name} was cancelled")
-        return finish(job.answer)
 
     def submit(self, call: Call) -> Job[Any]:
         """The answer, later; a call that is cancelled or late while it waits is never run."""

@@ -78,9 +78,7 @@ class Asked(RemoteExecutor):
 
     def close(self) -> None:
         """Lets go of the connections; for a call that is on its way it is a lost worker."""
-        self._transport.close()
-        if self._serial is not None:
-            self._serial.shutdown(wait=False)
+        self._let_go()
 
     def located(self, info: Info, _headers: Headers) -> Info:
         """The facts; a worker's one version is none that anybody chose."""

@@ -21,8 +21,18 @@ import attrs
 from maas import ambient, tracing
 from maas.backends.base import ITEM, RESULT, Backend, Border, Method, admit, release
 from maas.calls import AMBIENT, CALL, Call, Context, Info, Result
-from maas.errors import Cancelled, DeadlineExceeded, ForkError, SignatureError, Unsupported
-from maas.executors.base import END, Job, ModelInfo, Stream, finish, late, no_method
+from maas.errors import DeadlineExceeded, ForkError, SignatureError, Unsupported
+from maas.executors.base import (
+    END,
+    Job,
+    ModelInfo,
+    Stream,
+    begun,
+    finish,
+    late,
+    no_method,
+    waited_for,
+)
 from maas.executors.lanes import Lane
 from maas.executors.modes import ModeGate
 from maas.failures import presentable
@@ -141,7 +151,7 @@ class LocalExecutor:
         if method.streams:
             return Result(self.stream(call))
         if method.asynchronous or call.context.deadline is not None:
-            return self._waited_for(call)
+            return waited_for(self.submit(call), self.name)
         answer = self.execute(call, method)
         return answer if type(answer) is Result else finish(answer)
 
@@ -158,13 +168,6 @@ class LocalExecutor:
         finally:
             self._gate.leave()
 
-    def _waited_for(self, call: Call) -> Result:
-        job = self.submit(call)
-        concurrent.futures.wait([job])
-        if job.answer is None:
-            raise Cancelled(f"the call to {self.name} was cancelled")
-        return finish(job.answer)
-
     def submit(self, call: Call) -> Job[Any]:
         """The answer, from a compute thread; a call that is cancelled or late is never begun."""
         self._check_open()
@@ -173,7 +176,7 @@ class LocalExecutor:
             raise Unsupported(f"{self.name} streams its items; use .stream(...) or a for loop")
         call = tracing.captured(call)
         if method.asynchronous:
-            job = self._submit_coroutine(call, method)
+            job = begun(_coroutines.run, partial(self._awaited, call, method))
         else:
             job = Job()
             job.begins_later()
@@ -289,13 +292,7 @@ class LocalExecutor:
 
     # Coroutines.
 
-    def _submit_coroutine(self, call: Call, method: Method) -> Job[Any]:
-        task: concurrent.futures.Future[None] | None = None
-        job: Job[Any] = Job(on_cancel=lambda: task is not None and task.cancel())
-        task = _coroutines.run(self._await(job, call, method))
-        return job
-
-    async def _await(self, job: Job[Any], call: Call, method: Method) -> None:
+    async def _awaited(self, call: Call, method: Method) -> Result | Failure:
         started = time.perf_counter()
         try:
             method.signature.check(call.args, call.kwargs, method.label)
@@ -306,9 +303,8 @@ class LocalExecutor:
             border.settle()
             value = release(value, RESULT, border)
         except BaseException as error:  # noqa: BLE001 - the model's, whatever it is
-            job.settle(Failure(presentable(error)))
-        else:
-            job.settle(Result(value, self._timed(0.0, started)))
+            return Failure(presentable(error))
+        return Result(value, self._timed(0.0, started))
 
     # Streams.
 

@@ -14,6 +14,7 @@ import importlib
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from typing import Any
 
 import attrs
@@ -30,7 +31,7 @@ from maas.errors import (
     TransportError,
     Unsupported,
 )
-from maas.executors.base import Job, ModelInfo, Stream, finish, late, no_method
+from maas.executors.base import Job, ModelInfo, Stream, begun, finish, late, no_method
 from maas.executors.places import Place, body_of, check_expected, learned, problem
 from maas.executors.remote_streams import RemoteStream
 from maas.executors.retries import Attempts, Budget
@@ -97,19 +98,17 @@ class RemoteExecutor:
         place = yield from self._fitting(call)
         method = place.info.methods[call.method]
         self._check_answers(method)
-        self._budget.earn()
         repeatable = call.context.key is not None or self._runs_twice_as_once(place, method, call)
-        # Written anew for each attempt: what is left of the deadline travels in the message.
-        return (
-            yield from self._attempted(
-                lambda: self._request(place, call), self._read, call.context, repeatable
-            )
-        )
+        return (yield from self._delivered(place, call, repeatable))
 
     def _question(self, call: Call, repeatable: bool) -> _Conversation:
         """A call to one of the place's own methods, which no model describes."""
         place = yield from self._introduced(call.context)
+        return (yield from self._delivered(place, call, repeatable))
+
+    def _delivered(self, place: Place, call: Call, repeatable: bool) -> _Conversation:
         self._budget.earn()
+        # Written anew for each attempt: what is left of the deadline travels in the message.
         return (
             yield from self._attempted(
                 lambda: self._request(place, call), self._read, call.context, repeatable
@@ -293,24 +292,21 @@ class RemoteExecutor:
 
     def run(self, call: Call) -> Result:
         """The answer, waited for on this thread."""
-        method = self.method(call.method, call.context)
-        if method.streams:
+        if self.method(call.method, call.context).streams:
             return Result(self.stream(call))
         if not tracing.pending():
-            return self._run(call, method)
+            return self._run(call)
         call, hop = tracing.outgoing(call, self.name)
         with hop:
-            return self._run(call, method)
+            return self._run(call)
 
-    def _run(self, call: Call, method: Method) -> Result:
+    def _run(self, call: Call) -> Result:
         context = call.context
         if context.grad and ambient.transforming():
-            transformed: Result = _gradients().transformed(
-                self, call, lambda plain: self._answered(plain, method)
-            )
+            transformed: Result = _gradients().transformed(self, call, self._answered)
             return transformed
-        patience = None if context.deadline is None else context.remaining()
-        answer = self._answered(call, method)
+        patience = context.remaining()
+        answer = self._answered(call)
         return answer if answer.graph is None else self._attached(call, answer, patience)
 
     def _attached(self, call: Call, answer: Result, patience: float | None) -> Result:
@@ -320,16 +316,14 @@ class RemoteExecutor:
         attached: Result = gradients.attached(self, call, answer, manner)
         return attached
 
-    def _answered(self, call: Call, method: Method) -> Result:
-        if not self._draws(call, method):
-            return finish(self._here(self._conversation(call), call.context.deadline))
+    def _answered(self, call: Call) -> Result:
         return self.lend(
             call, lambda lent: self._here(self._conversation(lent), lent.context.deadline)
         )
 
     def lend(self, call: Call, answer: Callable[[Call], Result | Failure]) -> Result:
         """What `answer` gives, with this process's generator lent to a call that draws."""
-        if not self._draws(call, self.method(call.method)):
+        if not self._draws(call, self.method(call.method, call.context)):
             return finish(answer(call))
         with self._with_generator(call) as lent:
             given = answer(lent)
@@ -384,18 +378,10 @@ class RemoteExecutor:
         if self._place is not None:
             self._check_answers(self.method(call.method))
         call, hop = tracing.outgoing(call, self.name)
-        task: concurrent.futures.Future[None] | None = None
-        job: Job[Any] = Job(on_cancel=lambda: task is not None and task.cancel())
+        job = begun(run, partial(self.answered, call))
         if hop.recorded:
             job.add_done_callback(hop.follow)
-        task = run(self._answer(job, call))
         return job
-
-    async def _answer(self, job: Job[Any], call: Call) -> None:
-        try:
-            job.settle(await self.answered(call))
-        except Exception as error:  # noqa: BLE001 - the job's to raise
-            job.settle(Failure(error))
 
     async def answered(self, call: Call) -> Result | Failure:
         """The answer, waited for on the I/O loop; raises where none came."""
@@ -431,7 +417,7 @@ class RemoteExecutor:
 
     def _settled(self, call: Call) -> Result | Failure:
         try:
-            return self._run(call, self.method(call.method))
+            return self._run(call)
         except Exception as error:  # noqa: BLE001 - the job's to raise
             return Failure(error)
 
@@ -507,6 +493,9 @@ class RemoteExecutor:
     def close(self) -> None:
         """Closes idle connections; later calls raise."""
         self._home.close()
+        self._let_go()
+
+    def _let_go(self) -> None:
         self._transport.close()
         if self._serial is not None:
             self._serial.shutdown(wait=False)

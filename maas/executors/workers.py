@@ -10,6 +10,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import time
+from functools import partial
 from typing import Any
 
 import attrs
@@ -17,14 +18,22 @@ import attrs
 from maas.backends.base import Method
 from maas.calls import AMBIENT, Call, Context, Result
 from maas.errors import (
-    Cancelled,
     DeadlineExceeded,
     NotReady,
     SignatureError,
     TransportError,
     WorkerLost,
 )
-from maas.executors.base import END, Job, ModelInfo, Stream, finish, in_loop, no_method
+from maas.executors.base import (
+    END,
+    Job,
+    ModelInfo,
+    Stream,
+    begun,
+    in_loop,
+    no_method,
+    waited_for,
+)
 from maas.executors.crew import Asked, Crew, Launch, Worker
 from maas.executors.supervision import Pace
 from maas.failures import REMOTE_TRACEBACK
@@ -78,25 +87,12 @@ class WorkerExecutor:
         """The answer, waited for on this thread."""
         if self.method(call.method, call.context).streams:
             return Result(self.stream(call))
-        job = self.submit(call)
-        concurrent.futures.wait([job])
-        if job.answer is None:
-            raise Cancelled(f"the call to {self.name} was cancelled")
-        return finish(job.answer)
+        return waited_for(self.submit(call), self.name)
 
     def submit(self, call: Call) -> Job[Any]:
         """The answer, later, from whichever worker is free first."""
         self._home.check(self.where)
-        task: concurrent.futures.Future[None] | None = None
-        job: Job[Any] = Job(on_cancel=lambda: task is not None and task.cancel())
-        task = run(self._answer(job, call))
-        return job
-
-    async def _answer(self, job: Job[Any], call: Call) -> None:
-        try:
-            job.settle(await self._answered(call))
-        except Exception as error:  # noqa: BLE001 - the job's to raise
-            job.settle(Failure(error))
+        return begun(run, partial(self._answered, call))
 
     async def _answered(self, call: Call) -> Result | Failure:
         bare = _once(call)

@@ -56,11 +56,9 @@ class Graphs:
 
     def __init__(self, leases: Leases) -> None:
         self.table: Table[Graph] = Table(
-            Bounds(
+            Bounds.of(
+                leases,
                 "the graph behind this result",
-                leases.graphs,
-                leases.graph_bytes,
-                leases.graph_seconds,
                 ("graphs", "graph_bytes", "graph_seconds"),
                 gives_way=True,
             )

@@ -180,13 +180,13 @@ class Handler:
 
     def _call_route(self, head: Head, caller: Caller, model: str, method: str) -> Route:
         name = method or CALL
-        self.check_callable(caller, model, name)
+        version = self.check_callable(caller, model, name)
         content = (header(head.headers, "content-type") or "").partition(";")[0].strip().lower()
         if content not in _MSGPACK and content != JSON:
             raise UnknownContent(
                 f"content type {content!r:.60}; this server reads {MSGPACK} and {JSON}"
             )
-        self.check_room(caller, model)
+        self.check_room(caller, version)
         return Route(
             caller,
             model,
@@ -209,17 +209,21 @@ class Handler:
                 f"not for the host {name!r:.80}"
             )
 
-    def check_callable(self, caller: Caller, address: str, method: str) -> None:
-        """Refuses a model that is not here for this caller, not his to call, or being loaded."""
+    def check_callable(self, caller: Caller, address: str, method: str) -> Version:
+        """What the address means; refuses what is not here for this caller, not his, or loading."""
         found = self.catalogue.find(address)
         # First what the key may do: to one that may not, a model that is not here looks as one is.
         known_as = () if found is None else found.names
         caller.check("call", address, _granted(method), known_as=known_as)
-        self.check_seen(caller, address).check_ready()
+        version = self._seen(caller, address, found)
+        version.check_ready()
+        return version
 
     def check_seen(self, caller: Caller, address: str) -> Version:
         """What the address means; refuses a model that is not here for this caller."""
-        found = self.catalogue.find(address)
+        return self._seen(caller, address, self.catalogue.find(address))
+
+    def _seen(self, caller: Caller, address: str, found: Version | None) -> Version:
         if found is None or not caller.sees(address, known_as=found.names):
             raise self._unseen(caller, address)
         return found
@@ -251,9 +255,9 @@ class Handler:
         if self._draining:
             raise NotReady("the server is shutting down", retry_after=1.0)
 
-    def check_room(self, caller: Caller, address: str) -> None:
+    def check_room(self, caller: Caller, version: Version) -> None:
         """Refuses a caller beyond its quota, or while the model has as much in hand as it may."""
-        self.slots(self.check_seen(caller, address).name).check(caller.id)
+        self.slots(version.name).check(caller.id)
         self._quotas.charge(caller.id, caller.quota, "requests", 1)
 
     # Answers that need no model.
@@ -375,7 +379,7 @@ class Handler:
             method = version.known.methods.get(call.method)
             if method is not None and method.streams:
                 return self._streamed(form.stream(seen.items(executor.stream(call))), version)
-            job = self._submitted(version, call, form.route.caller.id)
+            job = self._submitted(version, call, caller.id)
         except Exception as error:  # noqa: BLE001 - wrong arguments, or no such method
             return form.failure(seen.fails(error))
         answer = await self._finished(job, call, version)

@@ -17,6 +17,7 @@ from typing import Generic, TypeVar
 import attrs
 
 from maas.errors import Expired, LimitExceeded
+from maas.limits import Leases
 from maas.loops import call_at
 
 __all__ = ["Bounds", "Table"]
@@ -37,6 +38,14 @@ class Bounds:
     seconds: float
     fields: tuple[str, str, str]
     gives_way: bool
+
+    @classmethod
+    def of(
+        cls, leases: Leases, noun: str, fields: tuple[str, str, str], *, gives_way: bool
+    ) -> "Bounds":
+        """What those fields say."""
+        count, nbytes, seconds = (getattr(leases, field) for field in fields)
+        return cls(noun, count, nbytes, seconds, fields, gives_way)
 
 
 @attrs.define
@@ -153,9 +162,10 @@ class Table(Generic[T]):
         oldest = time.monotonic() - self._bounds.seconds
         held = self._held.get(owner, OrderedDict())
         field = self._bounds.fields[2]
-        for name in [name for name, each in held.items() if each.used <= oldest]:
+        # In the order of their use: behind the first that is young, all are.
+        while held and next(iter(held.values())).used <= oldest:
             why = f"it was not used for {self._bounds.seconds:g} s (Leases({field}=...))"
-            self._end(owner, name, why)
+            self._end(owner, next(iter(held)), why)
 
     # A timer, for what its caller has forgotten.
 

@@ -10,16 +10,17 @@ Others are entry points in the group `maas.services`: a class whose instance ans
 server. Rooms further up the street, such as training, come in by that door, and so may strangers.
 """
 
-import concurrent.futures
 import importlib
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 from maas import tensors
 from maas.calls import BACKWARD, RELEASE, Call, Result
 from maas.errors import CodecError, Unsupported
 from maas.executors.base import Job
+from maas.executors.lanes import Lane
 from maas.failures import presentable
 from maas.limits import Leases
 from maas.model import Model
@@ -49,7 +50,7 @@ class Services:
         self._lock = threading.Lock()
         self._made: dict[str, Service] = {}
         self._graphs: Any = None
-        self._threads: concurrent.futures.ThreadPoolExecutor | None = None
+        self._lane = Lane(_THREADS, "maas-backward")
 
     @property
     def graphs(self) -> Any:
@@ -86,10 +87,7 @@ class Services:
     def run(self, work: Callable[[], Result]) -> Job[Any]:
         """What `work` gives, computed on a thread of its own kind; not on the loop."""
         job: Job[Any] = Job()
-        with self._lock:
-            if self._threads is None:
-                self._threads = concurrent.futures.ThreadPoolExecutor(_THREADS, "maas-backward")
-            self._threads.submit(settle, job, work)
+        self._lane.put(partial(settle, job, work), lambda error: job.settle(Failure(error)))
         return job
 
     def _service(self, name: str) -> Service:

@@ -16,10 +16,10 @@ again (its answer was lost) is given the same answer; works have numbers of thei
 each done once.
 """
 
-import concurrent.futures
 import copy
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
@@ -29,6 +29,7 @@ from maas.backends.base import backend_for
 from maas.calls import NO_GRAD, Call, Context, Result
 from maas.errors import CodecError, Conflict, Unsupported
 from maas.executors.base import Job
+from maas.executors.lanes import Lane
 from maas.executors.local import LocalExecutor
 from maas.failures import presentable
 from maas.model import Model
@@ -47,13 +48,10 @@ class Copies:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        leases = services.leases
         self.table: Table[PrivateCopy] = Table(
-            Bounds(
+            Bounds.of(
+                services.leases,
                 "this private copy of the model",
-                leases.copies,
-                leases.copy_bytes,
-                leases.copy_seconds,
                 ("copies", "copy_bytes", "copy_seconds"),
                 gives_way=False,
             )
@@ -119,7 +117,7 @@ class PrivateCopy:
         self._owner = owner
         self._executor = executor
         self._workshop: Workshop | None = None
-        self._thread = concurrent.futures.ThreadPoolExecutor(1, "maas-train")
+        self._lane = Lane(1, "maas-train")
         self._number = 0
         self._answer: Result | Failure | None = None
         self._done = 0
@@ -128,7 +126,10 @@ class PrivateCopy:
     def submit(self, operation: str, arguments: Sequence[Any], call: Call) -> Job[Any]:
         """The answer to one question, after those before it."""
         job: Job[Any] = Job()
-        self._thread.submit(self._settle, job, operation, arguments, call)
+        self._lane.put(
+            partial(self._settle, job, operation, arguments, call),
+            lambda error: job.settle(Failure(error)),
+        )
         return job
 
     def _settle(self, job: Job[Any], operation: str, arguments: Sequence[Any], call: Call) -> None:

@@ -9,6 +9,7 @@ from maas.errors import CodecError, Error, Forbidden, NotReady
 from maas.executors.base import ModelInfo
 from maas.http import Headers, Response, header
 from maas.server import head_fields
+from maas.server.catalogue import Version
 from maas.server.compression import ACCEPTED, Inflater, UnknownCoding, coding
 from maas.server.forms import Form, Serving, internal, json_response
 from maas.server.front import Admission, Head
@@ -41,13 +42,13 @@ class House(Serving, Protocol):
     def check_ready(self) -> None:
         """Refuses when the server takes no calls."""
 
-    def check_callable(self, caller: Caller, address: str, method: str) -> None:
-        """Refuses a model that is not here for this caller, not his to call, or being loaded."""
+    def check_callable(self, caller: Caller, address: str, method: str) -> Version:
+        """What the address means; refuses what is not here for this caller, not his, or loading."""
 
     def check_seen(self, caller: Caller, address: str) -> object:
         """Refuses a model that is not here for this caller."""
 
-    def check_room(self, caller: Caller, address: str) -> None:
+    def check_room(self, caller: Caller, version: Version) -> None:
         """Refuses a caller beyond its quota, or while the model has as much in hand as it may."""
 
     def names(self, caller: Caller) -> list[str]:
@@ -96,9 +97,9 @@ class InferenceProtocol:
         return json_response(200, {"live": True, "ready": True} if ready else {"live": True})
 
     def _call_route(self, head: Head, route: InferenceRoute) -> InferenceRoute:
-        self._house.check_callable(route.caller, route.model, route.method)
+        version = self._house.check_callable(route.caller, route.model, route.method)
         _check_origin(head)
-        self._house.check_room(route.caller, route.model)
+        self._house.check_room(route.caller, version)
         return attrs.evolve(
             route,
             page="",
