@@ -174,8 +174,9 @@ class Run:
 
     def _ended(self, step: Step) -> Step:
         """Measures, watches, and turns to the next epoch; the step with what was found."""
-        measured = self._validated()
-        epoch = Epoch(number=step.epoch, loss=self._sum / self._rows, metrics=measured, lr=step.lr)
+        loss = self._sum / self._rows
+        step = attrs.evolve(step, metrics={"loss": loss, **self._validated()})
+        epoch = Epoch.ended_by(step)
         self.epochs.append(epoch)
         if self._schedule is not None and self._paced("epoch"):
             if self.recipe.schedule.name == "plateau":  # type: ignore[union-attr]
@@ -186,7 +187,7 @@ class Run:
         self._batch = 0
         self._sum, self._rows = 0.0, 0
         self._judge(epoch)
-        return attrs.evolve(step, metrics={"loss": epoch.loss, **measured})
+        return step
 
     def _validated(self) -> dict[str, float]:
         """Loss and metrics over the held-out rows, in eval mode."""
