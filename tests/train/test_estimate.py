@@ -77,7 +77,11 @@ def test_an_estimate_leaves_no_trace():
     maas.Model(net).estimate((X, Y))
     assert difference(dict(net.state_dict()), dict(before)) is None
     assert torch.equal(torch.get_rng_state(), drawn)
-    assert (net.calls, net.training, all(p.grad is None for p in net.parameters())) == (0, False, True)
+    assert (net.calls, net.training, all(p.grad is None for p in net.parameters())) == (
+        0,
+        False,
+        True,
+    )
 
 
 class Looking(nn.Module):
