@@ -124,7 +124,7 @@ class Call:
     leaves: tuple[Any, ...] = ()
 
 
-@frozen
+@frozen(eq=True)
 class Info:
     """Facts about how an answer came to be.
 
