@@ -306,8 +306,8 @@ class Connection(asyncio.BufferedProtocol):
         self._closes = self._closes or self._shared.draining
         try:
             self._write(response)
-        except ValueError as error:
-            log.error("a reply broke off", exc_info=error)
+        except ValueError:
+            log.exception("a reply broke off")
             self._transport.abort()
             return
         if self._outlet.full:

@@ -85,7 +85,12 @@ class Pending:
     def __await__(self) -> Generator[Any, None, Response]:
         """The response, for a host that has a task for each request."""
         given: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
-        self.then = lambda response: given.done() or given.set_result(response)
+
+        def give(response: Response) -> None:
+            if not given.done():
+                given.set_result(response)
+
+        self.then = give
         try:
             return (yield from given.__await__())
         except asyncio.CancelledError:
