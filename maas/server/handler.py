@@ -21,6 +21,7 @@ from typing import Any
 from maas.errors import Error, NotFound, NotReady
 from maas.executors.base import ModelInfo
 from maas.http import Response
+from maas.likeness import Reader
 from maas.limits import Leases, Limits
 from maas.model import Model
 from maas.server.admission import MAX_PENDING, Quotas
@@ -75,6 +76,7 @@ class Handler:
             self.catalogue.add(address, model, owned=False)
         self.guard = Guard(auth, allow)
         self.limits = limits or Limits()
+        self.reader = Reader(self.limits)
         self.hosts = hosts
         self.tracebacks = tracebacks
         self.metrics = Metrics()
