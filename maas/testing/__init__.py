@@ -12,11 +12,15 @@ if TYPE_CHECKING:
     from maas.testing.conformance import ExecutorConformance
     from maas.testing.congruence import assert_congruent
     from maas.testing.equality import difference
+    from maas.testing.faulting_proxy import FAULTS, Fault, FaultingProxy
     from maas.testing.strategies import tensors, values
 
 __all__ = [
+    "FAULTS",
     "Arguments",
     "ExecutorConformance",
+    "Fault",
+    "FaultingProxy",
     "assert_congruent",
     "calls",
     "difference",
@@ -27,8 +31,11 @@ __all__ = [
 ]
 
 _ROOMS = {
+    "FAULTS": "maas.testing.faulting_proxy",
     "Arguments": "maas.testing.arguments",
     "ExecutorConformance": "maas.testing.conformance",
+    "Fault": "maas.testing.faulting_proxy",
+    "FaultingProxy": "maas.testing.faulting_proxy",
     "assert_congruent": "maas.testing.congruence",
     "calls": "maas.testing.arguments",
     "difference": "maas.testing.equality",
