@@ -13,24 +13,31 @@ if TYPE_CHECKING:
     from maas.testing.congruence import assert_congruent
     from maas.testing.equality import difference
     from maas.testing.faulting_proxy import FAULTS, Fault, FaultingProxy
+    from maas.testing.simulation import BrokenPromise, Simulated, simulate
     from maas.testing.strategies import tensors, values
 
 __all__ = [
     "FAULTS",
     "Arguments",
+    "BrokenPromise",
     "ExecutorConformance",
     "Fault",
     "FaultingProxy",
+    "Simulated",
     "assert_congruent",
     "calls",
     "difference",
     "invalid_calls",
     "register_strategy",
+    "simulate",
     "tensors",
     "values",
 ]
 
 _ROOMS = {
+    "BrokenPromise": "maas.testing.simulation",
+    "Simulated": "maas.testing.simulation",
+    "simulate": "maas.testing.simulation",
     "FAULTS": "maas.testing.faulting_proxy",
     "Arguments": "maas.testing.arguments",
     "ExecutorConformance": "maas.testing.conformance",
