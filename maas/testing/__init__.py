@@ -12,12 +12,11 @@ if TYPE_CHECKING:
     from maas.testing.conformance import ExecutorConformance
     from maas.testing.congruence import assert_congruent
     from maas.testing.equality import difference
-    from maas.testing.faulting_proxy import FAULTS, Fault, FaultingProxy
+    from maas.testing.faulting_proxy import Fault, FaultingProxy
     from maas.testing.simulation import BrokenPromise, Simulated, simulate
     from maas.testing.strategies import tensors, values
 
 __all__ = [
-    "FAULTS",
     "Arguments",
     "BrokenPromise",
     "ExecutorConformance",
@@ -38,7 +37,6 @@ _ROOMS = {
     "BrokenPromise": "maas.testing.simulation",
     "Simulated": "maas.testing.simulation",
     "simulate": "maas.testing.simulation",
-    "FAULTS": "maas.testing.faulting_proxy",
     "Arguments": "maas.testing.arguments",
     "ExecutorConformance": "maas.testing.conformance",
     "Fault": "maas.testing.faulting_proxy",

@@ -8,7 +8,8 @@ import attrs
 import pytest
 
 import maas
-from maas.testing import FAULTS, Fault, FaultingProxy
+from maas.testing import Fault, FaultingProxy
+from maas.testing.faulting_proxy import FAULTS
 
 PATIENT = 20.0
 LARGE = bytes(range(256)) * 2000
