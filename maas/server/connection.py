@@ -61,7 +61,8 @@ class Shared:
         self.held = 0
         self.accepted = 0
         self.refusals: dict[int, int] = {}
-        self.draining = False
+        self.draining = False  # replies say that they are the last
+        self.closing = False  # nobody is accepted any more; what lies idle is closed
         self.emptied = asyncio.Event()
 
     def hold(self, count: int) -> None:
@@ -344,7 +345,9 @@ class Connection(asyncio.BufferedProtocol):
 
     def _go_on(self) -> None:
         self._admission = _NONE
-        if self._closes or self._shared.draining:
+        # Whoever read "keep-alive" may have sent the next request by now: a drain that began
+        # after that reply closes the connection by the next one, or once nobody is accepted.
+        if self._closes or (self._shared.closing and not self._inbox):
             self._finish()
         else:
             self._enter(Stage.IDLE, self._shared.patience.idle)
