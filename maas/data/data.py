@@ -5,13 +5,13 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 
 from maas.data.arrow import Wanted
 from maas.data.files import MEMORY, Reading, frame, read
-from maas.data.mapped import Mapped
+from maas.data.mapped import Mapped, for_models, matrix
 from maas.data.orders import Order, permutation
 from maas.data.rows import Pair, column, is_array, mapped, stacked
 from maas.data.sources import Arrays, Loader, Samples, Source, Stream, sampled
@@ -157,9 +157,39 @@ class Data:
             source.picked(np.sort(order[:apart]))
         )
 
+    @property
+    def table(self) -> Self:
+        """The columns of a table apart, with their names, where numbers were put in a matrix."""
+        source = self._source
+        if isinstance(source, Mapped) and source.function is matrix:
+            return type(self)(source.inner)
+        return self
+
+    def transformed(self, inputs: "Steps | None" = None, targets: "Steps | None" = None) -> Self:
+        """The same rows through a preprocessing that was fitted, as models take them.
+
+        Parameters
+        ----------
+        inputs, targets : steps of `maas.data`; what comes out as float64 becomes float32.
+        """
+        through = [None if steps is None else _through(steps) for steps in (inputs, targets)]
+        source = self._source if inputs is None else self.table._source
+        return type(self)(Mapped(source, *through))
+
     def __repr__(self) -> str:
         rows = "rows unknown" if self.rows is None else f"{self.rows} rows"
         return f"<maas.data.Data {type(self._source).__name__.lower()}, {rows}>"
+
+
+class Steps(Protocol):
+    """What gives numbers for rows: a step of `maas.data` that was fitted."""
+
+    def transform(self, X: Any) -> np.ndarray[Any, Any]:  # noqa: N803 - as scikit-learn has it
+        """The rows as numbers."""
+
+
+def _through(steps: Steps) -> Callable[[Any], Any]:
+    return lambda rows: for_models(steps.transform(rows))
 
 
 def _source_of(value: Any, reading: Reading) -> Source:

@@ -11,7 +11,7 @@ from maas.data.rows import Pair
 from maas.data.sources import Arrays, Samples, Source
 from maas.errors import Unsupported
 
-__all__ = ["Mapped", "matrix"]
+__all__ = ["Mapped", "for_models", "matrix"]
 
 
 class Mapped:
@@ -23,11 +23,11 @@ class Mapped:
     def __init__(
         self,
         inner: Source,
-        inputs: Callable[[Any], Any],
+        inputs: Callable[[Any], Any] | None,
         targets: Callable[[Any], Any] | None = None,
     ) -> None:
         self.inner = inner
-        self._inputs = inputs
+        self.function = inputs
         self._targets = targets
         self.rows = inner.rows
         self.repeatable = inner.repeatable
@@ -51,13 +51,18 @@ class Mapped:
         """Some of the rows."""
         if not isinstance(self.inner, Arrays | Samples | Mapped):
             raise Unsupported("only rows that are all here can be picked")
-        return Mapped(self.inner.picked(wanted), self._inputs, self._targets)
+        return Mapped(self.inner.picked(wanted), self.function, self._targets)
 
     def _mapped(self, batch: Pair) -> Pair:
         inputs, targets = batch
         if self._targets is not None and targets is not None:
             targets = self._targets(targets)
-        return self._inputs(inputs), targets
+        return inputs if self.function is None else self.function(inputs), targets
+
+
+def for_models(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """float32 for float64, which models do not compute with; all else as it is."""
+    return values.astype(np.float32) if values.dtype == np.float64 else values
 
 
 def matrix(columns: Mapping[str, Any]) -> np.ndarray[Any, np.dtype[np.float32]]:
