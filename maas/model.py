@@ -452,9 +452,18 @@ def _connect_address(where: str, options: dict[str, Any]) -> Model[..., Any]:
     if scheme == "local":
         target = _imported(rest)
         _check_here(options, where)
-        return target if isinstance(target, Model) else Model(target, **options)
+        model = target if isinstance(target, Model) else Model(target, **options)
+        return _found_by(model, rest)
     executor = executor_for(scheme)(where, **options)
     return Model.over(executor, executor.name)
+
+
+def _found_by(model: Model[..., Any], path: str) -> Model[..., Any]:
+    """The model, told how another process finds it."""
+    executor: Any = getattr(model.executor, "inner", model.executor)
+    if getattr(executor, "path", path) is None:
+        executor.path = path
+    return model
 
 
 def _imported(path: str) -> Any:

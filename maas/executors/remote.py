@@ -91,6 +91,22 @@ class RemoteExecutor:
         self._expected: tuple[Signature, str] | None = None
         self._negotiating: asyncio.Lock | None = None
         self._serial: concurrent.futures.ThreadPoolExecutor | None = None
+        self._lent = False
+
+    def beside(self, address: str) -> "RemoteExecutor":
+        """Asks another model, or another version, of the same server, over the same connections.
+
+        They stay this executor's own: it may outlive the other one, and not the other way round.
+        """
+        parent = self._known().address.rpartition("/")[0]
+        root = self.where.removesuffix(self._path) if "://" in self.where else None
+        where = self.where if root is None else f"{root}{parent}/{address}"
+        other = RemoteExecutor(
+            self._transport, f"{parent}/{address}", where, limits=self._limits
+        )
+        other._ask_headers, other._call_headers = self._ask_headers, self._call_headers
+        other._lent = True
+        return other
 
     # The conversation: no I/O in it.
 
@@ -496,7 +512,8 @@ class RemoteExecutor:
         self._let_go()
 
     def _let_go(self) -> None:
-        self._transport.close()
+        if not self._lent:
+            self._transport.close()
         if self._serial is not None:
             self._serial.shutdown(wait=False)
 

@@ -83,6 +83,7 @@ class Handler:
     hosts : the only hosts a request may name, against DNS rebinding; None for any.
     quotas : what a key may ask that has no quota of its own; see `Quota`.
     max_pending : calls that one model may have in hand, waiting and running.
+    jobs : folder of the jobs, None to keep none.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Handler:
         hosts: frozenset[str] | None = None,
         quotas: Mapping[str, str] | None = None,
         max_pending: int = MAX_PENDING,
+        jobs: Path | None = None,
     ) -> None:
         self.catalogue = Catalogue()
         for address, model in models.items():
@@ -111,7 +113,7 @@ class Handler:
         self._slots: dict[str, Slots] = {}
         self._draining = False
         self._keyed = KeyedAnswers()
-        self._services = Services(leases or Leases())
+        self._services = Services(leases or Leases(), self.catalogue, jobs)
         self._descriptions = Descriptions(self)
         self.inflater = Inflater(self.limits.body)
         self._inference = InferenceProtocol(self)
@@ -121,6 +123,15 @@ class Handler:
         """What each model's name means now."""
         found = {name: self.catalogue.find(name) for name in self.catalogue.names}
         return {name: version.model for name, version in found.items() if version is not None}
+
+    def open(self) -> None:
+        """Goes on with the jobs that its folder holds."""
+        if self._services.jobs is not None:
+            self._services.begin("_jobs")
+
+    def close(self) -> None:
+        """Lets go of what services hold."""
+        self._services.close()
 
     def draining(self) -> None:
         """From now on tell who asks that this server is not ready.

@@ -68,6 +68,11 @@ class Session:
         self._anchor = _anchor(weakref.ref(self))
         self._serial: concurrent.futures.ThreadPoolExecutor | None = None
 
+    @property
+    def inner(self) -> RemoteExecutor:
+        """What asks the model that others see."""
+        return self._inner
+
     # As an executor.
 
     def method(self, name: str, context: Context = AMBIENT) -> Method:
