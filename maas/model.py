@@ -10,7 +10,6 @@ import os
 import re
 import sys
 import time
-import types
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, ParamSpec, Protocol, Self, TypeVar, overload
@@ -24,7 +23,7 @@ from maas.batching import Batching
 from maas.calls import AMBIENT, CALL, Call, Context
 from maas.errors import Unsupported
 from maas.executors.base import NAME, Executor, Job, ModelInfo, Stream, executor_for, no_method
-from maas.methods import built_in
+from maas.methods import bound, built_in
 from maas.options import DEFAULTS, Options
 from maas.signature import Signature
 
@@ -302,12 +301,12 @@ class Model(Asked[P, R]):
             )
         methods = self.info.methods
         if name in methods:
-            bound: BoundMethod[..., Any] = BoundMethod.__new__(BoundMethod)
-            return bound._set(self._executor, self._name, name, self._options, self._training)
+            asked: BoundMethod[..., Any] = BoundMethod.__new__(BoundMethod)
+            return asked._set(self._executor, self._name, name, self._options, self._training)
         function = built_in(name)
         if function is None:
             raise no_method(self._name, name, methods)
-        return types.MethodType(function, self)
+        return bound(function, self)
 
     def __dir__(self) -> Iterable[str]:
         return [*super().__dir__(), *(name for name in self.info.methods if name != CALL)]

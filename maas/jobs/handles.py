@@ -4,12 +4,11 @@ It asks a desk: the one in this process for a model here, the one at the server 
 """
 
 import time
+import weakref
 from collections import deque
-from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Protocol
 
-from maas.calls import Context
 from maas.errors import DeadlineExceeded
 from maas.executors.base import END, Stream
 from maas.executors.lanes import Lane
@@ -30,6 +29,9 @@ class Side(Protocol):
 
     def made(self, name: str) -> Model[..., Any]:
         """The model that a job has made."""
+
+    def forget(self, name: str) -> None:
+        """Deletes a job; not now, and not for sure."""
 
 
 class Events(Stream[Step]):
@@ -149,6 +151,20 @@ class TrainingJob:
         history = History.of(step for _, step in taken)
         history.stopped, history.best = told["stopped"], told["best"]
         return history
+
+    def hand_over(self, model: Model[..., Any]) -> History:
+        """Lets this handle of the model be what the job has made; the job goes with it.
+
+        Raises
+        ------
+        Exception
+            As `result`.
+        """
+        result = self.result()
+        model._executor = result.executor
+        finalizer = weakref.finalize(result.executor, self._side.forget, self.name)
+        finalizer.atexit = False
+        return self.history()
 
     def delete(self) -> None:
         """Forgets it, its checkpoints and its result.

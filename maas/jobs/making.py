@@ -4,11 +4,10 @@ import copy
 from typing import Any
 
 from maas.errors import Unsupported
-from maas.executors.batching import BatchingExecutor
-from maas.executors.local import LocalExecutor
 from maas.jobs.folders import JobFolder
 from maas.model import Model
 from maas.store import load
+from maas.train.fit import local_executor
 
 __all__ = ["made"]
 
@@ -24,10 +23,8 @@ def made(folder: JobFolder, model: Model[..., Any]) -> Model[..., Any]:
     result = folder.path / "result"
     if folder.record.module is None:
         return load(result)
-    executor = model.executor
-    if isinstance(executor, BatchingExecutor):
-        executor = executor.inner
-    if not isinstance(executor, LocalExecutor):
+    executor = local_executor(model)
+    if executor is None:
         raise Unsupported(
             f"{model.name} runs in worker processes, which import {folder.record.module} with the "
             "weights that it has there; build it of torch's standard layers to have results served"

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 
 from maas.errors import Unsupported
-from maas.executors.batching import BatchingExecutor
-from maas.executors.local import LocalExecutor
 from maas.jobs.folders import Record
 from maas.jobs.keeper import Order
 from maas.jobs.sealed import digest_of, sealed
 from maas.model import Model
-from maas.store import save
+from maas.store import load, save
+from maas.store.folders import WEIGHTS
 from maas.store.torch_weights import architecture
+from maas.train.fit import local_executor
 from maas.train.recipe import Recipe
 
 __all__ = ["order_for"]
@@ -55,15 +55,9 @@ def order_for(
 
 def _source(model: Model[..., Any]) -> tuple[str | None, int, Any]:
     """Import path, bytes of weights, and what writes them into a folder."""
-    executor = model.executor
-    path: str | None = getattr(executor, "path", None)
-    if isinstance(executor, BatchingExecutor):
-        executor = executor.inner
-        path = path or getattr(executor, "path", None)
-    if not isinstance(executor, LocalExecutor):
-        if path is None:
-            raise Unsupported(f"{model.name} runs at {model.where}; train it there")
-        return path, 0, None
+    executor = local_executor(model)
+    if executor is None:
+        return _source_of_workers(model)
     target = executor.backend.target
     if not isinstance(target, torch.nn.Module):
         raise Unsupported(f"{model.name} is no torch module; only these have parameters to train")
@@ -76,11 +70,21 @@ def _source(model: Model[..., Any]) -> tuple[str | None, int, Any]:
     described, reason = architecture(target)
     if described is not None:
         return None, weights, written
-    if path is None:
+    if executor.path is None:
         raise Unsupported(
             f"{model.name} is a {type(target).__qualname__} ({reason}), and a job's process cannot "
             "find that by itself: build it of torch's standard layers alone, such as "
             "torch.nn.Sequential, or give its import path, maas.connect('local:package.module:net')"
             " or maas serve package.module:net"
         )
-    return path, weights, written
+    return executor.path, weights, written
+
+
+def _source_of_workers(model: Model[..., Any]) -> tuple[str | None, int, Any]:
+    scheme, _, target = model.where.partition(":")
+    if scheme != "workers":
+        raise Unsupported(f"{model.name} runs at {model.where}; connect to that, and train it there")
+    if not Path(target).is_dir():
+        return target, 0, None
+    weights = (Path(target) / WEIGHTS).stat().st_size
+    return None, weights, lambda folder: save(load(target), folder)

@@ -12,7 +12,6 @@ import logging
 import os
 import sys
 import time
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from typing import Any
 import attrs
 import torch
 
-from maas.errors import Conflict, Unsupported
+from maas.errors import Unsupported
 from maas.jobs.events import EventWriter
 from maas.jobs.folders import JobFolder, Outcome, Record
 from maas.jobs.rows import source_of
@@ -28,6 +27,7 @@ from maas.jobs.sealed import unsealed
 from maas.model import Model, connect
 from maas.store import load, save
 from maas.store.folders import MANIFEST
+from maas.train.fit import local_executor
 from maas.train.loop import Run
 from maas.train.recipe import Recipe
 
@@ -94,11 +94,12 @@ def carry_out(folder: JobFolder, each: float) -> Outcome:
     torch.set_num_threads(record.threads)
     model = _model(folder, record)
     rows = unsealed((folder.path / "data").read_bytes())
+    held = rows["validation"]
     run = Run(
-        model.executor.backend.target,  # type: ignore[attr-defined]
+        _target(model),
         source_of(rows["rows"]),
         Recipe.of(record.recipe),
-        validation=source_of(rows["validation"]) if rows["validation"] is not None else None,
+        validation=None if held is None else source_of(held),
     )
     last = folder.checkpoints.load()
     if last is not None:
@@ -149,12 +150,18 @@ def _model(folder: JobFolder, record: Record) -> Model[..., Any]:
     if record.module is None:
         return load(base)
     found = connect(f"local:{record.module}")
-    if not isinstance(getattr(getattr(found.executor, "backend", None), "target", None), torch.nn.Module):
-        raise Unsupported(f"{record.module} is no torch module; only these have parameters")
     if not (base / MANIFEST).is_file():
         # An import may draw its weights, and must do so only once.
         save(found, base)
-    return load(base, into=found.executor.backend.target)  # type: ignore[attr-defined]
+    return load(base, into=_target(found))
+
+
+def _target(model: Model[..., Any]) -> torch.nn.Module:
+    executor = local_executor(model)
+    target = None if executor is None else executor.backend.target
+    if not isinstance(target, torch.nn.Module):
+        raise Unsupported(f"{model.name} is no torch module; only these have parameters to train")
+    return target
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Where a model's jobs are: in this process's own keeper, or at the server that has the model."""
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,12 @@ class Here:
         return made(folder, self._model)
 
 
+    def forget(self, name: str) -> None:
+        """As `Side.forget`."""
+        with contextlib.suppress(Exception):
+            self.ask("delete", name)
+
+
 class There:
     """The jobs of a model at a server."""
 
@@ -72,6 +79,11 @@ class There:
     def made(self, name: str) -> Model[..., Any]:
         """As `Side.made`: the version at the server."""
         return Model.over(self.executor.beside(self.ask("result", name)), self.executor.name)
+
+
+    def forget(self, name: str) -> None:
+        """As `Side.forget`."""
+        self.executor.tell(JOBS, ("delete", name))
 
 
 def side_of(model: Model[..., Any]) -> Side:
