@@ -124,7 +124,7 @@ class Operation:
 
 
 OPERATIONS: Mapping[str, Operation] = {
-    "submit": Operation((str, dict, dict, bool), Desk.submitted),
+    "submit": Operation((str, dict, dict, bool, str), Desk.submitted),
     "told": Operation((str,), Desk.told),
     "names": Operation((), Desk.names),
     "events": Operation((str, int), Desk.events),

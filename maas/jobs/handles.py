@@ -6,6 +6,7 @@ It asks a desk: the one in this process for a model here, the one at the server 
 import time
 import weakref
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Protocol
 
@@ -24,14 +25,17 @@ class Side(Protocol):
 
     where: str
 
+    def submit(self, name: str, recipe: dict[str, Any], rows: dict[str, Any], resume: bool) -> None:
+        """Has the job of that name begun if it is new; raises as `Keeper.submit` does."""
+
     def ask(self, operation: str, *args: Any, deadline: float | None = None) -> Any:
         """The answer to a question of `desk.py`; raises `DeadlineExceeded`."""
 
     def made(self, name: str) -> Model[..., Any]:
         """The model that a job has made."""
 
-    def forget(self, name: str) -> None:
-        """Deletes a job; not now, and not for sure."""
+    def forgetting(self, name: str) -> Callable[[], None]:
+        """What deletes a job, and holds nothing but what it needs for that."""
 
 
 class Events(Stream[Step]):
@@ -85,7 +89,7 @@ class TrainingJob:
 
     @property
     def state(self) -> str:
-        """ "queued", "running", "done", "failed" or "cancelled"."""
+        """One of "queued", "running", "done", "failed" and "cancelled"."""
         state: str = self.told()["state"]
         return state
 
@@ -162,7 +166,7 @@ class TrainingJob:
         """
         result = self.result()
         model._executor = result.executor
-        finalizer = weakref.finalize(result.executor, self._side.forget, self.name)
+        finalizer = weakref.finalize(result.executor, self._side.forgetting(self.name))
         finalizer.atexit = False
         return self.history()
 

@@ -18,10 +18,10 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import attrs
 
@@ -39,6 +39,9 @@ _LOOK = 0.05
 """Seconds between two looks at the processes."""
 _TRIES = 3
 """Processes in a row that end without a word and without a checkpoint, before a job has failed."""
+
+_LEFT = 3600.0
+"""Seconds after which a folder that was never filled is one that a crash has left."""
 
 
 @attrs.frozen(kw_only=True)
@@ -94,12 +97,14 @@ class Keeper:
 
     def open(self) -> None:
         """Goes on with all jobs that have not ended."""
-        for path in sorted(self.folder.glob("*/*/job.json"), key=lambda found: found.stat().st_mtime):
-            if not path.parent.name.startswith("."):
-                self._watch(self._reader(path.parent))
+        for left in self.folder.glob("*/.*.tmp"):
+            if time.time() - left.stat().st_mtime > _LEFT:
+                shutil.rmtree(left, ignore_errors=True)
+        for record in sorted(self.folder.glob("*/[!.]*/job.json"), key=_written):
+            self._watch(self._reader(record.parent))
 
     def close(self) -> None:
-        """Starts no more processes; those that run go on, and whoever keeps the folder finds them."""
+        """Starts no more processes; those that run go on."""
         with self._lock:
             self._closed = True
             thread = self._thread
@@ -147,9 +152,7 @@ class Keeper:
 
     def names(self, owner: str, model: str) -> list[str]:
         """The names of an owner's jobs of one model, in the order of their submission."""
-        found = sorted(
-            self._owned(owner).glob(f"{model}.*/job.json"), key=lambda path: path.stat().st_mtime
-        )
+        found = sorted(self._owned(owner).glob(f"{model}.*/job.json"), key=_written)
         return [path.parent.name.partition(".")[2] for path in found]
 
     def outcome(self, folder: JobFolder) -> Outcome | None:
@@ -176,7 +179,9 @@ class Keeper:
             It has not ended.
         """
         if self.outcome(folder) is None:
-            raise Conflict(f"job {folder.record.name!r} has not ended; cancel it, and wait for that")
+            raise Conflict(
+                f"job {folder.record.name!r} has not ended; cancel it, and wait for that"
+            )
         gone = folder.path.with_name(f".{secrets.token_hex(8)}.tmp")
         with contextlib.suppress(FileNotFoundError):
             folder.path.rename(gone)
@@ -202,8 +207,11 @@ class Keeper:
         return self._owned(record.owner) / f"{record.model.partition('@')[0]}.{record.name}"
 
     def _check_room(self, order: Order) -> None:
-        """What it may come to take: its rows, and at most ten times the weights (a base, two
-        checkpoints with an optimizer's state and the best weights, and a result)."""
+        """Refuses what may come to take more than there is.
+
+        Those are its rows, and ten times the weights: a base, a result, and two checkpoints
+        with an optimizer's state and the best weights in them.
+        """
         kept = [JobFolder(path) for path in self._owned(order.record.owner).glob("[!.]*")]
         if len(kept) >= self._leases.jobs:
             raise LimitExceeded(
@@ -331,6 +339,10 @@ class Keeper:
             pipe.write(json.dumps(order).encode() + b"\n")
 
 
+def _written(path: Path) -> int:
+    return path.stat().st_mtime_ns
+
+
 def _check_same(here: Record, given: Record) -> None:
     if here.data != given.data:
         raise Conflict(f"job {here.name!r} was given other rows; choose another name")
@@ -346,4 +358,3 @@ def _check_same(here: Record, given: Record) -> None:
             for name in names
         )
         raise Conflict(f"job {here.name!r} has {told:.300}; choose another name")
-

@@ -1,4 +1,4 @@
-"""`model.job(name)`, `model.jobs()` and what `model.fit.submit` does: entry points of every Model."""
+"""`model.job(name)`, `model.jobs()` and `model.fit.submit(...)`, by entry points."""
 
 import math
 import secrets
@@ -62,9 +62,10 @@ def submit(
             raise ValueError(f"name={name!r} and resume={resume!r} are two jobs; give one of them")
         name = resume.name
     name = name or f"fit-{secrets.token_hex(6)}"
-    rows = {"rows": packed(data), "validation": None if validation is None else packed(validation)}
-    side.ask("submit", name, recipe.to_data(), rows, resume is not None)
-    return TrainingJob(side, name, _steps(len(rows["rows"]["inputs"]), recipe))
+    rows, held = packed(data), None if validation is None else packed(validation)
+    given = {"rows": rows, "validation": held}
+    side.submit(name, recipe.to_data(), given, resume is not None)
+    return TrainingJob(side, name, _steps(len(rows["inputs"]), recipe))
 
 
 def _steps(rows: int, recipe: Recipe) -> int:

@@ -83,7 +83,9 @@ def _source(model: Model[..., Any]) -> tuple[str | None, int, Any]:
 def _source_of_workers(model: Model[..., Any]) -> tuple[str | None, int, Any]:
     scheme, _, target = model.where.partition(":")
     if scheme != "workers":
-        raise Unsupported(f"{model.name} runs at {model.where}; connect to that, and train it there")
+        raise Unsupported(
+            f"{model.name} runs at {model.where}; connect to that, and train it there"
+        )
     if not Path(target).is_dir():
         return target, 0, None
     weights = (Path(target) / WEIGHTS).stat().st_size

@@ -9,7 +9,6 @@ import contextlib
 import errno
 import json
 import logging
-import os
 import sys
 import time
 from collections.abc import Iterator

@@ -13,8 +13,8 @@ from maas.errors import CodecError, Conflict, NotFound, Unsupported
 from maas.executors.base import Job
 from maas.executors.lanes import Lane
 from maas.jobs.desk import OPERATIONS, Desk, seen
-from maas.jobs.following import Followers
 from maas.jobs.folders import JobFolder
+from maas.jobs.following import Followers
 from maas.jobs.keeper import Keeper
 from maas.jobs.making import made
 from maas.model import Model
@@ -29,6 +29,7 @@ class JobService:
     """The jobs of one server; those that its folder holds go on at once."""
 
     def __init__(self, services: Services) -> None:
+        self._services = services
         self._catalogue = services.catalogue
         self._lane = Lane(2, "maas-job-service")
         self._followers = Followers()
@@ -59,6 +60,8 @@ class JobService:
         version = self._catalogue.find(call.model)
         if version is None:
             raise NotFound(f"no model {call.model!r:.80} here")
+        if operation == "submit":
+            model = self._begun_with(caller, model, rest.pop())
         desk = Desk(self._keeper, caller.id, model, version.name, version.address)
         if operation == "events":
             name, start = rest
@@ -69,6 +72,13 @@ class JobService:
             lambda error: job.settle(Failure(error)),
         )
         return job
+
+    def _begun_with(self, caller: Caller, model: Model[..., Any], copy: str) -> Model[..., Any]:
+        """The model itself, or the caller's private copy of that name."""
+        if not copy:
+            return model
+        executor = self._services.made("_train").table.find(caller.id, copy).executor
+        return Model.over(executor, model.name)
 
     def _answer(self, desk: Desk, operation: str, rest: list[Any]) -> Any:
         if operation == "delete":
@@ -94,4 +104,3 @@ class JobService:
             if self._loaded.get(address) == desk.owner:
                 self._catalogue.remove(address)
                 del self._loaded[address]
-

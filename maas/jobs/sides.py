@@ -1,21 +1,23 @@
 """Where a model's jobs are: in this process's own keeper, or at the server that has the model."""
 
-import contextlib
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from maas.calls import Context
+from maas.calls import Context, Result
 from maas.executors.base import finish
 from maas.executors.remote import RemoteExecutor
 from maas.jobs.desk import OPERATIONS, Desk
-from maas.jobs.following import LOOK
 from maas.jobs.folders import JobFolder
+from maas.jobs.following import LOOK
 from maas.jobs.handles import Side
 from maas.jobs.keeper import Keeper
 from maas.jobs.making import made
 from maas.model import Model
 from maas.train.session import Session
+from maas.wire import Failure
 
 __all__ = ["FOLDER", "JOBS", "Here", "There", "side_of"]
 
@@ -42,6 +44,10 @@ class Here:
         self._model = model
         self._desk = Desk(_keepers[path], "here", model, model.name, model.name)
 
+    def submit(self, *args: Any) -> None:
+        """As `Side.submit`."""
+        self._desk.submitted(*args)
+
     def ask(self, operation: str, *args: Any, deadline: float | None = None) -> Any:
         """As `Side.ask`."""
         while True:
@@ -56,41 +62,50 @@ class Here:
         folder: JobFolder = self.ask("result", name)
         return made(folder, self._model)
 
-
-    def forget(self, name: str) -> None:
-        """As `Side.forget`."""
-        with contextlib.suppress(Exception):
-            self.ask("delete", name)
+    def forgetting(self, name: str) -> Callable[[], None]:
+        """As `Side.forgetting`."""
+        return partial(self.ask, "delete", name)
 
 
 class There:
     """The jobs of a model at a server."""
 
-    def __init__(self, executor: RemoteExecutor) -> None:
-        self.executor = executor
+    def __init__(self, executor: RemoteExecutor, session: Session | None) -> None:
         self.where = executor.where
+        self._executor = executor
+        self._session = session
+
+    def submit(self, *args: Any) -> None:
+        """As `Side.submit`; it begins with the handle's private copy, if that differs."""
+        copy = "" if self._session is None else self._session.settled()
+        finish(self._put(self._executor, "submit", *args, copy))
 
     def ask(self, operation: str, *args: Any, deadline: float | None = None) -> Any:
         """As `Side.ask`; each question may be asked twice."""
+        # Of the origin, so that one result does not keep the one before it.
+        return finish(self._put(self._executor.origin, operation, *args, deadline=deadline)).value
+
+    def _put(
+        self, executor: RemoteExecutor, *question: Any, deadline: float | None = None
+    ) -> Result | Failure:
         context = Context(deadline=deadline, retries=_RETRIES)
-        answer = self.executor.put(JOBS, (operation, *args), context, repeatable=True)
-        return finish(answer).value
+        return executor.put(JOBS, question, context, repeatable=True)
 
     def made(self, name: str) -> Model[..., Any]:
         """As `Side.made`: the version at the server."""
-        return Model.over(self.executor.beside(self.ask("result", name)), self.executor.name)
+        executor = self._executor.origin.beside(self.ask("result", name))
+        return Model.over(executor, executor.name)
 
-
-    def forget(self, name: str) -> None:
-        """As `Side.forget`."""
-        self.executor.tell(JOBS, ("delete", name))
+    def forgetting(self, name: str) -> Callable[[], None]:
+        """As `Side.forgetting`."""
+        return partial(self._executor.origin.tell, JOBS, ("delete", name))
 
 
 def side_of(model: Model[..., Any]) -> Side:
     """Where the jobs of this model are."""
     executor = model.executor
-    if isinstance(executor, Session):
-        executor = executor.inner
+    session = executor if isinstance(executor, Session) else None
+    executor = executor if session is None else session.inner
     if isinstance(executor, RemoteExecutor):
-        return There(executor)
+        return There(executor, session)
     return Here(model)

@@ -299,9 +299,10 @@ def serve(
 
     Parameters
     ----------
-    models, auth, allow, limits, leases, tracebacks, quotas, max_pending, workers, devices, jobs : as
+    models, auth, allow, limits, leases, tracebacks, quotas, max_pending, workers, devices : as
         `Server` has them; `models` may be a `Server`. With workers, it listens once one of each
         model is ready.
+    jobs : as `Server` has it.
     host, port : where to listen; port 0 takes a free one.
     uds : path of a unix socket to listen on instead.
     tls_cert, tls_key : files of a certificate chain and its key, to speak TLS.
@@ -319,7 +320,9 @@ def serve(
     """
     made = not isinstance(models, Server)
     if not made and (workers is not None or devices or jobs is not None):
-        raise TypeError("workers=, devices= and jobs= are the Server's own; give them to maas.Server")
+        raise TypeError(
+            "workers=, devices= and jobs= are the Server's own; give them to maas.Server"
+        )
     server = (
         Server(
             models,

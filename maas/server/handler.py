@@ -127,7 +127,7 @@ class Handler:
     def open(self) -> None:
         """Goes on with the jobs that its folder holds."""
         if self._services.jobs is not None:
-            self._services.begin("_jobs")
+            self._services.made("_jobs")
 
     def close(self) -> None:
         """Lets go of what services hold."""

@@ -95,9 +95,9 @@ class Services:
         """The result of a differentiable call, its graph kept and named."""
         return self.run(lambda: self.graphs.kept(caller.id, call.leaves, result))
 
-    def begin(self, name: str) -> None:
-        """Makes a service now, which has something to do before anybody asks."""
-        self._service(name)
+    def made(self, name: str) -> Any:
+        """A service, for another one, or because it has something to do before anybody asks."""
+        return self._service(name)
 
     def close(self) -> None:
         """Closes those that have something to close."""

@@ -247,6 +247,13 @@ class Session:
         state: dict[str, Any] = finish(self._put("optimizer", (number,), AMBIENT)).value
         return state
 
+    def settled(self) -> str:
+        """The name of the copy, after all that was done here; "" while it is the model itself."""
+        if not self._apart or self._copy is None:
+            return ""
+        finish(self._put("do", (), AMBIENT))
+        return self._copy
+
     # The two rungs.
 
     def mirror(self) -> torch.nn.Module:
