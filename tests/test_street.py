@@ -25,7 +25,7 @@ STREET = [
     "schema", "hints", "parameters", "signature", "options", "batching", "tracing", "ambient",
     "loops", "versions", "entry_points",
     "backends", "methods", "transports", "executors", "batches", "model", "server", "store",
-    "worker",
+    "worker", "plots",
     "data", "train", "jobs", "compress", "explain", "security", "scale", "testing", "cli", "__main__",
 ]  # fmt: skip
 

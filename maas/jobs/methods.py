@@ -4,6 +4,7 @@ import math
 import secrets
 from typing import Any
 
+from maas.data import Data
 from maas.jobs.handles import TrainingJob
 from maas.jobs.rows import packed
 from maas.jobs.sides import side_of
@@ -62,15 +63,14 @@ def submit(
             raise ValueError(f"name={name!r} and resume={resume!r} are two jobs; give one of them")
         name = resume.name
     name = name or f"fit-{secrets.token_hex(6)}"
-    rows, held = packed(data), None if validation is None else packed(validation)
-    given = {"rows": rows, "validation": held}
-    side.submit(name, recipe.to_data(), given, resume is not None)
-    return TrainingJob(side, name, _steps(len(rows["inputs"]), recipe))
+    rows = {"rows": packed(data), "validation": packed(validation)}
+    side.submit(name, recipe.to_data(), rows, resume is not None)
+    return TrainingJob(side, name, _steps(Data.of(data), recipe))
 
 
-def _steps(rows: int, recipe: Recipe) -> int:
+def _steps(data: Data, recipe: Recipe) -> int:
     """How many there are, if all epochs are run."""
     if recipe.validation:
-        rows -= max(1, round(recipe.validation * rows))
-    batches = math.ceil(rows / recipe.batch_size)
+        data, _ = data.split(recipe.validation, seed=recipe.seed)
+    batches = data.steps(recipe.batch_size) or 0
     return math.ceil(batches / recipe.accumulate) * recipe.epochs

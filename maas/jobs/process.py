@@ -21,7 +21,7 @@ import torch
 from maas.errors import Unsupported
 from maas.jobs.events import EventWriter
 from maas.jobs.folders import JobFolder, Outcome, Record
-from maas.jobs.rows import source_of
+from maas.jobs.rows import given
 from maas.jobs.sealed import unsealed
 from maas.model import Model, connect
 from maas.store import load, save
@@ -93,12 +93,11 @@ def carry_out(folder: JobFolder, each: float) -> Outcome:
     torch.set_num_threads(record.threads)
     model = _model(folder, record)
     rows = unsealed((folder.path / "data").read_bytes())
-    held = rows["validation"]
     run = Run(
         _target(model),
-        source_of(rows["rows"]),
+        given(rows["rows"]),
         Recipe.of(record.recipe),
-        validation=None if held is None else source_of(held),
+        validation=given(rows["validation"]),
     )
     last = folder.checkpoints.load()
     if last is not None:

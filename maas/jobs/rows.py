@@ -1,31 +1,34 @@
-"""The rows of a job as plain values, which a sealed file holds, and the source of rows again."""
+"""The rows of a job as plain values, which travel and are kept, and what `fit` is given again."""
 
 from typing import Any
 
+from maas.data import Data
 from maas.errors import Unsupported
-from maas.train.rows import Rows
-from maas.train.rows import source_of as _source_of
 
-__all__ = ["packed", "source_of"]
+__all__ = ["given", "packed"]
 
 
-def packed(data: Any) -> dict[str, Any]:
-    """The rows of what users give to `fit`.
+def packed(value: Any) -> dict[str, Any] | None:
+    """All rows of what users give to `fit`; None of None.
 
     Raises
     ------
     Unsupported
-        They are no arrays in memory, so that there is nothing to hand to another process.
+        Rows that are not all here, or come in batches of their own: a job that goes on after a
+        crash must find the same ones again.
     """
-    source = _source_of(data)
-    if not isinstance(source, Rows):
+    if value is None:
+        return None
+    data = Data.of(value)
+    if data.rows is None or data.own_batches or not data.repeatable:
         raise Unsupported(
-            f"a job takes its rows along, and {type(data).__name__} does not hold them; give "
-            "(inputs, targets) as arrays"
+            f"a job takes its rows along, and this gives them once, or batch by batch: {data!r}; "
+            "give (inputs, targets) as arrays"
         )
-    return {"inputs": source.inputs, "targets": source.targets}
+    ((inputs, targets),) = data.batches(max(1, data.rows))
+    return {"inputs": inputs, "targets": targets}
 
 
-def source_of(rows: dict[str, Any]) -> Any:
-    """The source that `packed` was given."""
-    return Rows(rows["inputs"], rows["targets"])
+def given(rows: dict[str, Any] | None) -> Any:
+    """What `packed` was given."""
+    return None if rows is None else (rows["inputs"], rows["targets"])

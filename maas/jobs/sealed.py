@@ -30,7 +30,7 @@ _HEAD = struct.Struct(">15sBQQ32s")
 _MAGIC = b"maas-sealed\0\0\0\0"
 _VERSION = 1
 
-_LIMITS = Limits(header=2**26, nodes=2**22, memory=2**30, tensors=2**16)
+_LIMITS = Limits(body=2**40, header=2**26, nodes=2**22, memory=2**30, tensors=2**16)
 """Of our own files: a history of a million steps is more than a stranger may send at once."""
 
 _NATIVE = frozenset(

@@ -58,7 +58,8 @@ class Fit:
 
         Parameters
         ----------
-        data : pairs of inputs and targets, as a tuple of arrays or a source of them.
+        data : anything that `maas.data.Data.of` takes: `(inputs, targets)`, a torch dataset, a
+            file, ...
         validation : a share of the rows (0.2) that is held out, or rows of their own.
         progress : a bar; by default where a terminal shows it.
         options : those of `Recipe`.
@@ -79,11 +80,8 @@ class Fit:
         if executor is None:
             job = _submit(self._model, data, recipe, validation=validation)
             return _followed(job, self._model, progress)
-        sources = importlib.import_module("maas.train.rows")
-        source = sources.source_of(data)
-        held = None if validation is None else sources.source_of(validation)
         backend = executor.backend
-        run = run_for(backend.kind)(backend.target, source, recipe, validation=held)
+        run = run_for(backend.kind)(backend.target, data, recipe, validation=validation)
         history = History()
         for step in shown(_steps(run, executor), getattr(run, "total", None), progress=progress):
             history.add(step)

@@ -14,8 +14,10 @@ from itertools import islice
 from typing import Any
 
 import attrs
+import numpy as np
 import torch
 
+from maas.data import Data
 from maas.train import rules
 from maas.train.history import Epoch, Step
 from maas.train.layout import tensors_of
@@ -33,7 +35,7 @@ class Run:
     Parameters
     ----------
     module : trained in place.
-    source : rows to learn from.
+    source : rows to learn from: anything that `maas.data.Data.of` takes.
     recipe : how.
     validation : rows that are measured at the end of each epoch, instead of a share of `source`.
 
@@ -84,9 +86,9 @@ class Run:
             )
 
     def _all_steps(self) -> int | None:
-        if not hasattr(self._source, "__len__"):
+        batches = self._source.steps(self.recipe.batch_size)
+        if batches is None:
             return None
-        batches = math.ceil(len(self._source) / self.recipe.batch_size)
         return math.ceil(batches / self.recipe.accumulate) * self.recipe.epochs
 
     # The loop.
@@ -172,8 +174,9 @@ class Run:
 
     def _ended(self, step: Step) -> Step:
         """Measures, watches, and turns to the next epoch; the step with what was found."""
-        measured = self._validated()
-        epoch = Epoch(number=step.epoch, loss=self._sum / self._rows, metrics=measured, lr=step.lr)
+        loss = self._sum / self._rows
+        step = attrs.evolve(step, metrics={"loss": loss, **self._validated()})
+        epoch = Epoch.ended_by(step)
         self.epochs.append(epoch)
         if self._schedule is not None and self._paced("epoch"):
             if self.recipe.schedule.name == "plateau":  # type: ignore[union-attr]
@@ -184,7 +187,7 @@ class Run:
         self._batch = 0
         self._sum, self._rows = 0.0, 0
         self._judge(epoch)
-        return attrs.evolve(step, metrics={"loss": epoch.loss, **measured})
+        return step
 
     def _validated(self) -> dict[str, float]:
         """Loss and metrics over the held-out rows, in eval mode."""
@@ -283,21 +286,17 @@ class Run:
         self._kept = dict(state["kept"])
 
 
-def _parts(source: Any, recipe: Recipe, validation: Any) -> tuple[Any, Any]:
+def _parts(source: Any, recipe: Recipe, validation: Any) -> tuple[Data, Data | None]:
+    data = Data.of(source)
+    if data.own_batches and recipe.batch_size != Recipe().batch_size:
+        raise ValueError("these data come in batches of their own, so batch_size cannot be chosen")
     if validation is not None:
         if recipe.validation:
             raise ValueError(
                 f"validation is a share ({recipe.validation}) and rows of its own at once; give one"
             )
-        return source, validation
-    if not recipe.validation:
-        return source, None
-    if not hasattr(source, "split"):
-        raise ValueError(
-            "of these data no share can be held out, for they do not tell how many rows they "
-            "have; give validation rows of their own"
-        )
-    return source.split(recipe.validation, recipe.seed)  # type: ignore[no-any-return]
+        return data, Data.of(validation)
+    return data.split(recipe.validation, seed=recipe.seed) if recipe.validation else (data, None)
 
 
 # What a module is given.
@@ -317,12 +316,14 @@ def _moved(value: Any, device: torch.device) -> Any:
         return {name: _moved(each, device) for name, each in value.items()}
     if isinstance(value, tuple | list):
         return tuple(_moved(each, device) for each in value)
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        return torch.from_numpy(value).to(device)
     return value
 
 
 def _rows(inputs: Any) -> int:
     """Rows of a batch: of its first tensor."""
-    while not isinstance(inputs, torch.Tensor):
+    while isinstance(inputs, dict | tuple | list):
         inputs = next(iter(inputs.values() if isinstance(inputs, dict) else inputs))
     return len(inputs)
 

@@ -169,6 +169,8 @@ def schedule_of(
         options[length] = steps
     if name == "one_cycle":
         options.setdefault("max_lr", optimizer.param_groups[0]["lr"])
+        # It turns momentum down as it turns the rate up, where there is one.
+        options["cycle_momentum"] = not {"momentum", "betas"}.isdisjoint(optimizer.defaults)
     if name == "plateau":
         options["mode"] = "max" if higher else "min"
     make: Callable[..., lr_scheduler.LRScheduler] = SCHEDULES[name]

@@ -411,6 +411,7 @@ STATUS = {
     "NotReady": 503, "ForkError": 500, "ModelExit": 500, "InternalError": 500,
     "TransportError": 502, "ProtocolError": 502, "StreamInterrupted": 502,
     "WorkerLost": 502, "Error": 500, "Expired": 410,
+    "DataError": 422,
 }  # fmt: skip
 
 

@@ -1,22 +1,25 @@
 """The loop of `fit` is the plain loop of torch, bit for bit, and goes on from any step as if it had
-never stopped."""
+never stopped.
+"""
 
 import copy
 import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from maas.data import Data
 from maas.testing.equality import difference
 from maas.train import rules
 from maas.train.layout import tensors_of
 from maas.train.loop import Run
 from maas.train.recipe import SCHEDULES, Recipe
-from maas.train.rows import Rows
 
+PHASES = [Phase.explicit, Phase.reuse, Phase.generate]
+"""No shrinking: a choice of names is small as it is, and each example trains three epochs."""
 OPTIMIZERS = [
     "sgd",
     {"name": "sgd", "momentum": 0.9, "nesterov": True},
@@ -52,9 +55,10 @@ RECIPES = st.fixed_dictionaries(
 
 
 def rows():
+    """Fourteen of them."""
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        return Rows(torch.randn(14, 1, 6, 6), torch.randn(14, 5))
+        return Data.of((torch.randn(14, 1, 6, 6), torch.randn(14, 5)))
 
 
 def plain(module, source, recipe):
@@ -104,7 +108,7 @@ def ran(module, source, recipe):
     return losses, tensors_of(module), run
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40, deadline=None, phases=PHASES)
 @given(options=RECIPES)
 def test_a_run_is_the_plain_loop(training, options):
     """Losses, weights, buffers and draws of any recipe are those of torch's plain loop."""
@@ -116,7 +120,7 @@ def test_a_run_is_the_plain_loop(training, options):
     assert torch.equal(torch.rand(3), drawn)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12, deadline=None, phases=PHASES)
 @given(options=RECIPES, patience=st.sampled_from([None, 1]))
 def test_a_run_goes_on_from_any_step(training, options, patience):
     """From the state after each step, another run of another module ends at the same bits."""
