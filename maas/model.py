@@ -27,7 +27,7 @@ from maas.methods import bound, built_in
 from maas.options import DEFAULTS, Options
 from maas.signature import Signature
 
-__all__ = ["Asked", "Model", "connect", "model_name"]
+__all__ = ["Asked", "Model", "connect", "found_by", "model_name"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -452,12 +452,12 @@ def _connect_address(where: str, options: dict[str, Any]) -> Model[..., Any]:
         target = _imported(rest)
         _check_here(options, where)
         model = target if isinstance(target, Model) else Model(target, **options)
-        return _found_by(model, rest)
+        return found_by(model, rest)
     executor = executor_for(scheme)(where, **options)
     return Model.over(executor, executor.name)
 
 
-def _found_by(model: Model[..., Any], path: str) -> Model[..., Any]:
+def found_by(model: Model[..., Any], path: str) -> Model[..., Any]:
     """The model, told how another process finds it."""
     executor: Any = getattr(model.executor, "inner", model.executor)
     if getattr(executor, "path", path) is None:

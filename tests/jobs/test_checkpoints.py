@@ -58,9 +58,9 @@ class _Both:
         return both
 
 
-@pytest.mark.parametrize("states", [8, pytest.param(170, marks=pytest.mark.long)])
+@pytest.mark.parametrize("states", [8, pytest.param(200, marks=pytest.mark.long)])
 def test_every_crash_leaves_the_newest_or_the_one_before(tmp_path, states):
-    """What is loaded after a crash is the last one saved or the one being saved, to the last bit."""
+    """After a crash the last one saved, or the one being saved, is loaded to the last bit."""
     folder = tmp_path / "found"
     folder.mkdir()
     found, strange = Counter(), []
