@@ -17,7 +17,7 @@ from maas.calls import Call, Result
 from maas.errors import Cancelled, DeadlineExceeded, Error, SignatureError
 from maas.executors.base import Job, in_loop, late
 from maas.http import Response
-from maas.limits import Leases, Limits
+from maas.limits import Limits
 from maas.server.admission import rows_of
 from maas.server.catalogue import Catalogue, Held, Version
 from maas.server.descriptions import Descriptions
@@ -50,12 +50,12 @@ class _House(Protocol):
 class Answering:
     """Answers the calls of one handler."""
 
-    def __init__(self, house: _House, leases: Leases) -> None:
+    def __init__(self, house: _House, services: Services) -> None:
         self._house = house
         self._entrance = house.entrance
         self._catalogue = house.catalogue
         self._keyed = KeyedAnswers()
-        self._services = Services(leases)
+        self._services = services
 
     async def converse(self, form: Form, body: bytearray) -> Response:
         """What the form makes of the answer to the call that it reads."""

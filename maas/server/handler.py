@@ -39,6 +39,7 @@ from maas.server.inference_protocol.form import InferenceRoute
 from maas.server.inference_protocol.routes import InferenceProtocol
 from maas.server.metrics import Metrics, Tally
 from maas.server.observation import described, refused
+from maas.server.services import Services
 
 __all__ = ["Handler"]
 
@@ -56,6 +57,7 @@ class Handler:
     hosts : the only hosts a request may name, against DNS rebinding; None for any.
     quotas : what a key may ask that has no quota of its own; see `Quota`.
     max_pending : calls that one model may have in hand, waiting and running.
+    jobs : folder of the jobs, None to keep none.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Handler:
         hosts: frozenset[str] | None = None,
         quotas: Mapping[str, str] | None = None,
         max_pending: int = MAX_PENDING,
+        jobs: Path | None = None,
     ) -> None:
         self.catalogue = Catalogue()
         for address, model in models.items():
@@ -89,7 +92,8 @@ class Handler:
         self.slots = self.entrance.slots
         self.descriptions = Descriptions(self)
         self.inflater = Inflater(self.limits.body)
-        self._answering = Answering(self, leases or Leases())
+        self._services = Services(leases or Leases(), self.catalogue, jobs)
+        self._answering = Answering(self, self._services)
         self.converse = self._answering.converse
         self._inference = InferenceProtocol(self)
         self._draining = False
@@ -99,6 +103,15 @@ class Handler:
         """What each model's name means now."""
         found = {name: self.catalogue.find(name) for name in self.catalogue.names}
         return {name: version.model for name, version in found.items() if version is not None}
+
+    def open(self) -> None:
+        """Goes on with the jobs that its folder holds."""
+        if self._services.jobs is not None:
+            self._services.made("_jobs")
+
+    def close(self) -> None:
+        """Lets go of what services hold."""
+        self._services.close()
 
     def draining(self) -> None:
         """From now on tell who asks that this server is not ready.
