@@ -111,7 +111,7 @@ class Handler:
         self._slots: dict[str, Slots] = {}
         self._draining = False
         self._keyed = KeyedAnswers()
-        self._services = Services(leases or Leases())
+        self._services = Services(leases or Leases(), self._charge_rows)
         self._descriptions = Descriptions(self)
         self.inflater = Inflater(self.limits.body)
         self._inference = InferenceProtocol(self)
@@ -260,6 +260,9 @@ class Handler:
         self.slots(version.name).check(caller.id)
         self._quotas.charge(caller.id, caller.quota, "requests", 1)
 
+    def _charge_rows(self, caller: Caller, rows: int) -> None:
+        self._quotas.charge(caller.id, caller.quota, "rows", rows)
+
     # Answers that need no model.
 
     def _health(self) -> Response:
@@ -307,7 +310,7 @@ class Handler:
             caller = form.route.caller
             self._quotas.charge(caller.id, caller.quota, "bytes", len(body))
             call = seen.asks(await self._read(form, version, body))
-            self._quotas.charge(caller.id, caller.quota, "rows", rows_of(call))
+            self._charge_rows(caller, rows_of(call))
             if call.context.key is not None:
                 response = await self._answer_keyed(call, form, seen, version)
             else:

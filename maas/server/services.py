@@ -43,10 +43,18 @@ class Service(Protocol):
 
 
 class Services:
-    """The services of one server."""
+    """The services of one server.
 
-    def __init__(self, leases: Leases) -> None:
+    `charge` counts rows of the model that a call makes run beside those that came with it.
+    """
+
+    def __init__(
+        self,
+        leases: Leases,
+        charge: Callable[[Caller, int], None] = lambda _caller, _rows: None,
+    ) -> None:
         self.leases = leases
+        self.charge = charge
         self._lock = threading.Lock()
         self._made: dict[str, Service] = {}
         self._graphs: Any = None
