@@ -214,6 +214,8 @@ def _each_order(problem: Problem) -> int:
 
 
 def _regressed(problem: Problem) -> int:
+    if problem.features < 2:
+        raise ValueError("a regression over sets of features wants two features at least")
     # Rows are explained one by one; several are first run together, to see that they can be.
     return _samples(problem) + (problem.rows if problem.rows > 1 else 0)
 
@@ -223,11 +225,24 @@ def _windows(problem: Problem) -> int:
     for each in problem.inputs:
         window = _sizes(problem.options["window"], each)
         stride = _sizes(problem.options["stride"], each)
+        _check_window(window, stride, each.shape[1:])
         count += math.prod(
             1 + math.ceil((length - wide) / step)
             for length, wide, step in zip(each.shape[1:], window, stride, strict=True)
         )
     return problem.rows * (1 + count)
+
+
+def _check_window(window: Sequence[int], stride: Sequence[int], row: Sequence[int]) -> None:
+    if not len(window) == len(stride) == len(row):
+        raise ValueError(
+            f"window={window} and stride={stride} want a size for each of the {len(row)} "
+            f"dimensions of a row, {list(row)}"
+        )
+    if any(wide > length for wide, length in zip(window, row, strict=True)):
+        raise ValueError(f"window={window} is wider than a row of {list(row)}")
+    if any(step > wide for step, wide in zip(stride, window, strict=True)):
+        raise ValueError(f"stride={stride} leaves out what no window={window} covers")
 
 
 # What computes each.

@@ -27,7 +27,7 @@ from maas.explain.targets import checked_target, selected
 
 __all__ = ["MOST_ROWS", "Attribution", "Found"]
 
-MOST_ROWS = 1_000_000
+MOST_ROWS = 262_144
 """Rows that one explanation may put through a model."""
 
 

@@ -24,6 +24,7 @@ from maas.executors.lanes import Lane
 from maas.failures import presentable
 from maas.limits import Leases
 from maas.model import Model
+from maas.server.admission import rows_in
 from maas.server.guard import Caller
 from maas.wire import Failure
 
@@ -109,6 +110,8 @@ class Services:
 
     def _backward(self, caller: Caller, call: Call) -> Result:
         graph, given, gradients, wanted, keep = fields(call, str, list, list, list, bool)
+        # As many rows as the call before it, of which one was charged with the message.
+        self.charge(caller, max((rows_in(each) for each in gradients), default=1) - 1)
         found = self.graphs.backward(
             caller.id, graph, given, gradients, wanted, keep=keep, context=call.context
         )

@@ -119,7 +119,7 @@ def test_it_leaves_no_trace(explaining, method, fails):
     if fails:
         target[3].register_forward_hook(_raises_at_the_second())
         before[3].register_forward_hook(_raises_at_the_second())
-    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002 - it must not be moved
     try:
         maas.Model(target).explain(x, **told)
     except ZeroDivisionError:
@@ -128,7 +128,7 @@ def test_it_leaves_no_trace(explaining, method, fails):
     assert x.requires_grad is False
     assert x.grad is None
     assert torch.equal(torch.get_rng_state(), states[0])
-    assert np.array_equal(np.random.get_state()[1], states[1])
+    assert np.array_equal(np.random.get_state()[1], states[1])  # noqa: NPY002 - it must not be moved
     assert random.getstate() == states[2]
     for (name, now), (_, then) in zip(target.named_modules(), before.named_modules(), strict=True):
         assert (name, now.training) == (name, then.training)
