@@ -66,7 +66,7 @@ class Answering:
             caller = form.route.caller
             self._entrance.quotas.charge(caller.id, caller.quota, "bytes", len(body))
             call = seen.asks(await self._read(form, version, body))
-            self._entrance.quotas.charge(caller.id, caller.quota, "rows", rows_of(call))
+            self._entrance.charge_rows(caller, rows_of(call))
             if call.context.key is not None:
                 response = await self._answer_keyed(call, form, seen, version)
             else:

@@ -180,6 +180,10 @@ class Entrance:
         self.slots(version.name).check(caller.id)
         self.quotas.charge(caller.id, caller.quota, "requests", 1)
 
+    def charge_rows(self, caller: Caller, rows: int) -> None:
+        """Counts rows of a model against the caller's quota."""
+        self.quotas.charge(caller.id, caller.quota, "rows", rows)
+
     def slots(self, name: str) -> Slots:
         """What the model, in all its versions, has in hand."""
         found = self._slots.get(name)

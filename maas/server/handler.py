@@ -92,7 +92,9 @@ class Handler:
         self.slots = self.entrance.slots
         self.descriptions = Descriptions(self)
         self.inflater = Inflater(self.limits.body)
-        self._services = Services(leases or Leases(), self.catalogue, jobs)
+        self._services = Services(
+            leases or Leases(), self.catalogue, jobs, self.entrance.charge_rows
+        )
         self._answering = Answering(self, self._services)
         self.converse = self._answering.converse
         self._inference = InferenceProtocol(self)
