@@ -425,7 +425,7 @@ class _World:
             (queue.rows, "rows wait"),
             (int(queue.running), "runs go on"),
             (house.handler.slots("ledger").total, "slots are taken"),
-            (house.handler._keyed._running, "keyed calls run"),
+            (house.handler._answering._keyed._running, "keyed calls run"),
             (len(shared.connections), "connections are open"),
             (len(shared.tasks), "requests are being answered"),
             (shared.held, "bytes of bodies are held"),
