@@ -153,7 +153,7 @@ def take_back(state: bytes | None) -> None:
         set_generator_state(state)
 
 
-@attrs.define
+@attrs.define(eq=False)
 class Drawn:
     """What a drawing run left behind: the generator's state to send back, where one came."""
 

@@ -27,7 +27,7 @@ from maas.methods import bound, built_in
 from maas.options import DEFAULTS, Options
 from maas.signature import Signature
 
-__all__ = ["Asked", "Model", "connect", "model_name"]
+__all__ = ["Asked", "Model", "connect", "found_by", "model_name"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -451,9 +451,18 @@ def _connect_address(where: str, options: dict[str, Any]) -> Model[..., Any]:
     if scheme == "local":
         target = _imported(rest)
         _check_here(options, where)
-        return target if isinstance(target, Model) else Model(target, **options)
+        model = target if isinstance(target, Model) else Model(target, **options)
+        return found_by(model, rest)
     executor = executor_for(scheme)(where, **options)
     return Model.over(executor, executor.name)
+
+
+def found_by(model: Model[..., Any], path: str) -> Model[..., Any]:
+    """The model, told how another process finds it."""
+    executor: Any = getattr(model.executor, "inner", model.executor)
+    if getattr(executor, "path", path) is None:
+        executor.path = path
+    return model
 
 
 def _imported(path: str) -> Any:

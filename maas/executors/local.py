@@ -59,6 +59,9 @@ class LocalExecutor:
 
     where = "here"
 
+    path: str | None = None
+    """Import path of the target, where somebody named it by one."""
+
     def __init__(self, backend: Backend, name: str) -> None:
         self._backend = backend
         self.name = name

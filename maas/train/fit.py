@@ -3,8 +3,7 @@
 Who trains is decided here, by what answers the model's calls. A local executor's target is trained
 in this process, in place, by the run that the kind of its backend has. Any other executor is asked
 through what the entry point `submit` in the group `maas.fitting` names: a function
-`submit(model, data, recipe, *, validation, name, resume)` whose job has `events()`, an iterable of
-`Step`, `total`, the steps in all or None, and `result()`, the `History`.
+`submit(model, data, recipe, *, validation, name, resume)`, which gives a `maas.jobs` job.
 """
 
 import importlib
@@ -77,10 +76,7 @@ class Fit:
         executor = local_executor(self._model)
         if executor is None:
             job = _submit(self._model, data, recipe, validation=validation)
-            for _ in shown(job.events(), getattr(job, "total", None), progress=progress):
-                pass
-            result: History = job.result()
-            return result
+            return _followed(job, self._model, progress)
         backend = executor.backend
         run = run_for(backend.kind)(backend.target, data, recipe, validation=validation)
         history = History()
@@ -131,6 +127,18 @@ def _submit(
     if submit is None:
         raise Unsupported(f"nothing here trains a model that runs at {model.where}")
     return submit(model, data, recipe, validation=validation, name=name, resume=resume)
+
+
+def _followed(job: Any, model: Model[..., Any], progress: bool | None) -> History:
+    """The history of a job, whose result the handle then is: as after training here."""
+    try:
+        for _ in shown(job.events(), job.total, progress=progress):
+            pass
+    except BaseException:
+        job.cancel()
+        raise
+    history: History = job.hand_over(model)
+    return history
 
 
 def _steps(run: Any, executor: LocalExecutor) -> Iterator[Step]:
