@@ -9,6 +9,7 @@ from maas.data.data import Data
 from maas.data.encoders import LabelEncoder, OneHotEncoder, OrdinalEncoder
 from maas.data.imputers import SimpleImputer
 from maas.data.orders import permutation
+from maas.data.prepared import prepared
 from maas.data.scalers import MinMaxScaler, StandardScaler
 from maas.data.texts import TextVectorizer
 
@@ -25,4 +26,5 @@ __all__ = [
     "TextVectorizer",
     "of_data",
     "permutation",
+    "prepared",
 ]

@@ -101,7 +101,7 @@ class ColumnTransformer(Transformer):
                 step.fit_passes(_of_columns(passes, columns))
 
     def _met(self, table: Table) -> Table:
-        self._check_fitted()
+        self.check_fitted()
         # Other columns may come beside those that are asked for.
         if table.names is not None and self.feature_names_in_ is not None:
             needed = {*self._needed()}

@@ -220,7 +220,7 @@ class LabelEncoder(Transformer):
         DataError
             A class that was not learned.
         """
-        self._check_fitted()
+        self.check_fitted()
         values = _classes(X)
         codes = _codes(values, self.classes_)
         if (codes == UNKNOWN).any():
@@ -231,7 +231,7 @@ class LabelEncoder(Transformer):
 
     def inverse_transform(self, y: Any) -> np.ndarray[Any, Any]:
         """The class of each number."""
-        self._check_fitted()
+        self.check_fitted()
         codes = _classes(y)
         if len(codes) and not 0 <= min(codes) <= max(codes) < len(self.classes_):
             raise DataError(f"a class has a number from 0 to {len(self.classes_) - 1}")

@@ -67,7 +67,7 @@ class Transformer:
         raise NotImplementedError
 
     def _met(self, table: Table) -> Table:
-        self._check_fitted()
+        self.check_fitted()
         if table.names is not None and self.feature_names_in_ is not None:
             return table.chosen(self.feature_names_in_)
         if len(table.columns) != self.n_features_in_:
@@ -76,7 +76,8 @@ class Transformer:
             )
         return table
 
-    def _check_fitted(self) -> None:
+    def check_fitted(self) -> None:
+        """Raises `DataError` where nothing was learned yet."""
         if self.n_features_in_ is None:
             raise DataError(f"this {type(self).__name__} has learned nothing yet; call fit first")
 
