@@ -252,7 +252,9 @@ def _functions(layer: Any) -> set[str]:
     return {
         name
         for name, value in vars(layer).items()
-        if callable(value) and name not in plain and not isinstance(value, keras.Layer)
+        if callable(value)
+        and name not in plain
+        and not isinstance(value, keras.Layer)
         and type(value).__module__ in ("builtins", "functools")
     }
 
@@ -394,7 +396,9 @@ def _called(layer: Any, call: Node, tensors: Mapping[tuple[str, int], list[Any]]
     args, kwargs = (_resolved(call[part], tensors) for part in ("args", "kwargs"))
     if type(args) is not list or type(kwargs) is not dict:
         raise CodecError("args is a list, and kwargs are by name")
-    return list(keras.tree.flatten(_made(lambda: layer(*args, **kwargs), f"a call of {layer.name}")))
+    return list(
+        keras.tree.flatten(_made(lambda: layer(*args, **kwargs), f"a call of {layer.name}"))
+    )
 
 
 _FIELDS: Mapping[Any, set[str]] = {
@@ -450,4 +454,6 @@ def _made(make: Callable[[], T], what: str) -> T:
         raise
     except Exception as error:
         # Keras refuses with any class.
-        raise CodecError(f"Keras {keras.__version__} does not make {what:.60}: {error!s:.200}") from error
+        raise CodecError(
+            f"Keras {keras.__version__} does not make {what:.60}: {error!s:.200}"
+        ) from error

@@ -84,7 +84,9 @@ class KerasCalls:
 
     def details(self) -> dict[str, Any]:
         """The layers that hold weights, and the sum of these."""
-        own = [(layer, layer.weights) for layer in self.target._flatten_layers() if not layer._layers]
+        own = [
+            (layer, layer.weights) for layer in self.target._flatten_layers() if not layer._layers
+        ]
         return {
             "layers": [
                 {

@@ -12,7 +12,7 @@ that is read and written there. So it is measured: a state machine without clock
 
 import attrs
 
-__all__ = ["HOLDS", "RUNS", "SHORT", "Cost", "Placement"]
+__all__ = ["HOLDS", "RUNS", "SHORT", "TURNS", "Cost", "Gathering", "Placement", "Places"]
 
 SHORT = 0.002
 """Seconds below which a run is short."""
@@ -91,3 +91,66 @@ class Placement:
     def _move(self, *, here: bool) -> None:
         self.here = here
         self._runs = self._long = 0
+
+
+class Places:
+    """Placements of one kind of run by its size; a smaller one is taken to cost no more."""
+
+    __slots__ = ("_by_size",)
+
+    def __init__(self) -> None:
+        self._by_size: dict[int, Placement] = {}
+
+    def here(self, size: int) -> Placement | None:
+        """What says that a run of this size goes on the loop; None where it goes to a thread."""
+        fitting = [known for known, place in self._by_size.items() if known >= size and place.here]
+        return self._by_size[min(fitting)] if fitting else None
+
+    def there(self, size: int) -> Placement:
+        """What hears of runs of this size on a thread."""
+        found = self._by_size.get(size)
+        if found is None:
+            found = self._by_size.setdefault(size, Placement())
+        return found
+
+
+TURNS = 10
+"""Turns of the loop, about 50 microseconds in all, in which nobody came: then nobody is coming."""
+_STREAK = 16
+_PROBE = 64
+
+
+class Gathering:
+    """How long a run on the loop waits for company: for some empty turns, and a lone caller never.
+
+    Whoever came alone so many times in a row is taken to be alone; of his next calls one waits
+    again, to see if that still holds.
+    """
+
+    __slots__ = ("_alone", "_empty", "_seen")
+
+    def __init__(self) -> None:
+        self._seen = 0
+        self._empty = 0
+        self._alone = 0
+
+    @property
+    def lone(self) -> bool:
+        """Whether nobody else is expected."""
+        return self._alone >= _STREAK
+
+    def ran_alone(self) -> None:
+        """A call ran at once, since nobody else was expected."""
+        self._alone += 1
+        if self._alone >= _STREAK + _PROBE:
+            self._alone = _STREAK - 1
+
+    def turn(self, calls: int, *, full: bool) -> bool:
+        """Whether those who wait go now; told once in each turn of the loop."""
+        self._empty = 0 if calls > self._seen else self._empty + 1
+        self._seen = calls
+        if calls and not full and self._empty < TURNS:
+            return False
+        self._seen = self._empty = 0
+        self._alone = self._alone + 1 if calls == 1 else 0
+        return True

@@ -57,16 +57,21 @@ class Answering:
         self._keyed = KeyedAnswers()
         self._services = services
 
-    async def converse(self, form: Form, body: bytearray) -> Response:
-        """What the form makes of the answer to the call that it reads."""
+    async def converse(self, form: Form, body: bytearray, read: Call | None = None) -> Response:
+        """What the form makes of the answer to the call that it reads, if it was not `read` yet.
+
+        One that was has been charged for.
+        """
         seen = Observation(self._house.metrics, self._house.tally, form.route, len(body))
         version: Version | None = None
         try:
             version = form.served = self._entrance.entered(form.route)
             caller = form.route.caller
-            self._entrance.quotas.charge(caller.id, caller.quota, "bytes", len(body))
-            call = seen.asks(await self._read(form, version, body))
-            self._entrance.charge_rows(caller, rows_of(call))
+            if read is None:
+                self._entrance.quotas.charge(caller.id, caller.quota, "bytes", len(body))
+                read = await self._read(form, version, body)
+                self._entrance.charge_rows(caller, rows_of(read))
+            call = seen.asks(read)
             if call.context.key is not None:
                 response = await self._answer_keyed(call, form, seen, version)
             else:

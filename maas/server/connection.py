@@ -287,12 +287,15 @@ class Connection(asyncio.BufferedProtocol):
             self._task = answer
             answer.then = self._give
         else:
-            self._start(self._exchange(answer))
+            waiting = answer
+            # A task that is cancelled before it begins leaves what it was to wait for unbegun.
+            self._start(self._exchange(waiting)).add_done_callback(lambda _: _close(waiting))
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        self._task = asyncio.get_running_loop().create_task(work)
-        self._shared.tasks.add(self._task)
-        self._task.add_done_callback(self._answered)
+    def _start(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        task = self._task = asyncio.get_running_loop().create_task(work)
+        self._shared.tasks.add(task)
+        task.add_done_callback(self._answered)
+        return task
 
     def _give(self, response: Response) -> None:
         """Send what can be sent without waiting; most replies can."""
@@ -453,6 +456,11 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.close()
         else:
             self._refuse(408, "the request took too long to arrive")
+
+
+def _close(answer: Awaitable[Response]) -> None:
+    if isinstance(answer, Coroutine):
+        answer.close()
 
 
 def _is_loopback(peer: Any) -> bool:

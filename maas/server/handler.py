@@ -14,10 +14,12 @@ model, and nothing here knows whether the executor behind it is local or a gatew
 Where a model stands, one of its versions may stand as well: `net@v2`.
 """
 
+import asyncio
 from collections.abc import Awaitable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from maas.calls import Call
 from maas.errors import Error, NotFound, NotReady
 from maas.executors.base import ModelInfo
 from maas.http import Response
@@ -39,6 +41,7 @@ from maas.server.inference_protocol.form import InferenceRoute
 from maas.server.inference_protocol.routes import InferenceProtocol
 from maas.server.metrics import Metrics, Tally
 from maas.server.observation import described, refused
+from maas.server.prompt_answers import PromptAnswers
 from maas.server.services import Services
 
 __all__ = ["Handler"]
@@ -58,6 +61,7 @@ class Handler:
     quotas : what a key may ask that has no quota of its own; see `Quota`.
     max_pending : calls that one model may have in hand, waiting and running.
     jobs : folder of the jobs, None to keep none.
+    on_loop : whether models that are measured to be short run on the loop of the connections.
     """
 
     def __init__(
@@ -73,6 +77,7 @@ class Handler:
         quotas: Mapping[str, str] | None = None,
         max_pending: int = MAX_PENDING,
         jobs: Path | None = None,
+        on_loop: bool = True,
     ) -> None:
         self.catalogue = Catalogue()
         for address, model in models.items():
@@ -97,6 +102,8 @@ class Handler:
         )
         self._answering = Answering(self, self._services)
         self.converse = self._answering.converse
+        self._prompt = PromptAnswers(self)
+        self._on_loop = on_loop
         self._inference = InferenceProtocol(self)
         self._draining = False
 
@@ -192,7 +199,12 @@ class Handler:
         route: Any = admission.route
         if isinstance(route, InferenceRoute):
             return self._inference.answer(route, body)
-        form = Packed(self, route) if route.packed else Plain(self, route)
         if route.page:
-            return self._page(route, form)
-        return self.converse(form, body)
+            return self._page(route, Packed(self, route) if route.packed else Plain(self, route))
+        if not route.packed:
+            return self.converse(Plain(self, route), body)
+        loop = asyncio.get_running_loop()
+        found = self._prompt.answer(Packed(self, route), body, loop) if self._on_loop else None
+        if found is None or isinstance(found, Call):
+            return self.converse(Packed(self, route), body, found)
+        return found
