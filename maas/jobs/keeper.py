@@ -334,9 +334,15 @@ class Keeper:
             outcome = Outcome(state="failed", message=f"its process cannot be started: {error}")
             self._given_up[each.folder.path] = outcome
             return
+        # It may outlive this keeper, and is waited for all the same.
+        threading.Thread(target=self._await, args=(each.process,), daemon=True).start()
         assert each.process.stdin is not None  # noqa: S101 - for the type checker: it is a pipe
         with contextlib.suppress(BrokenPipeError), each.process.stdin as pipe:
             pipe.write(json.dumps(order).encode() + b"\n")
+
+    def _await(self, process: "subprocess.Popen[bytes]") -> None:
+        process.wait()
+        self._stirred.set()
 
 
 def _written(path: Path) -> int:

@@ -73,5 +73,3 @@ def test_an_event_has_a_size(tmp_path):
         pytest.raises(CodecError, match="an event takes"),
     ):
         events.append({"note": "x" * 2**20})
-
-
