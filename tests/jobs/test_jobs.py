@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+import hashlib
 import os
 import threading
 from pathlib import Path
@@ -251,3 +252,52 @@ def test_rows_that_cannot_be_kept_are_refused(training):
     model = maas.Model(training.net())
     with pytest.raises(Unsupported, match="arrays"):
         model.fit.submit(batches)
+
+
+def test_a_copy_is_kept_and_published(place):
+    """A private copy becomes a version that lasts, and then what everybody gets by the name."""
+    x, target = place.rows
+    model, reader = place.connect(), place.connect().eval()
+    before = reader(x)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    torch.nn.functional.mse_loss(model(x), target).backward()
+    optimizer.step()
+    with pytest.raises(Unsupported, match=r"copy\(name\)"):
+        model.publish()
+    copied = model.copy("better")
+    assert difference(dict(copied.state_dict()), dict(model.state_dict())) is None
+    with pytest.raises(Conflict, match="better"):
+        model.copy("better")
+    assert model.job("better").history().losses == []
+    assert torch.equal(reader(x), before)
+    copied.publish("stable")
+    copied.publish()
+    assert torch.equal(reader(x), copied.eval()(x))
+    assert not torch.equal(reader(x), before)
+    with pytest.raises(ValueError, match="means net@better"):
+        model.job("better").delete()
+    # Another server over the folder has it still.
+    place.server.close()
+    folder = place.server.handler._services.jobs
+    second = maas.Server({"net": place.net}, allow=GRANTS, jobs=folder)
+    again = maas.connect(second).job("better").result()
+    assert difference(dict(again.state_dict()), dict(copied.state_dict())) is None
+    second.close()
+
+
+def test_publishing_wants_a_grant_of_its_own(training, tmp_path):
+    """Who may train may not say what others get, and not by names that the key is not held to."""
+    allow = GRANTS - {"publish"}
+    server = maas.Server({"net": training.net()}, allow=allow, jobs=tmp_path)
+    with pytest.raises(Forbidden, match="'publish'"):
+        maas.connect(server).publish()
+    with pytest.raises(Unsupported, match="not at a server"):
+        maas.Model(training.net()).publish()
+    keys = tmp_path / "keys.toml"
+    digest = hashlib.sha256(b"secret").hexdigest()
+    keys.write_text(f'[alice]\nsha256 = "{digest}"\nmodels = ["net"]\n')
+    server = maas.Server({"net": training.net()}, auth=keys, allow=GRANTS, jobs=tmp_path)
+    model = maas.connect(server, auth="secret")
+    model.publish()
+    with pytest.raises(Forbidden, match="'other'"):
+        model.publish("other")
