@@ -45,7 +45,12 @@ _STREAMS: dict[Any, str] = {
     abc.AsyncIterator: "AsyncIterator",
     abc.AsyncGenerator: "AsyncIterator",
 }
-_ARRAYS = {"torch.Tensor", "numpy.ndarray", "maas.tensors.RawTensor"}
+_ARRAYS = {
+    "torch.Tensor",
+    "numpy.ndarray",
+    "tensorflow.python.framework.tensor.Tensor",
+    "maas.tensors.RawTensor",
+}
 
 
 def _read(hint: Any, above: tuple[Any, ...]) -> Schema:

@@ -338,7 +338,7 @@ def _load_size(_unpacker: Unpacker, payload: Any) -> tuple[int, ...]:
     return tuple(lengths) if torch is None else torch.SIZE(lengths)
 
 
-for _tag in ("$tensor", "$array"):
+for _tag in ("$tensor", "$array", "$tf"):
     add_loader(_tag, _load_array(_tag))
 add_row(RawTensor, Kind(_pack_raw))
 add_finder(_find_array)

@@ -21,7 +21,7 @@ MAAS = Path(__file__).parents[1] / "maas"
 STREET = [
     "errors", "limits", "records", "http", "calls",
     "tensors", "charging", "kinds", "leaves", "dates", "registry", "values",
-    "exception_classes", "failures", "surroundings", "wire",
+    "exception_classes", "failures", "surroundings", "wire", "likeness",
     "schema", "hints", "parameters", "signature", "options", "batching", "tracing", "ambient",
     "loops", "versions", "entry_points",
     "backends", "methods", "transports", "executors", "batches", "model", "server", "store",

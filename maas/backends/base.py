@@ -23,6 +23,7 @@ from maas.values import Path, rebuild
 
 __all__ = [
     "ITEM",
+    "KERAS",
     "RESULT",
     "Backend",
     "Border",
@@ -250,9 +251,14 @@ def performed(backend: Backend, call: Call) -> Any:
 
 _BACKENDS = {
     "torch": ("torch.nn", "Module", "maas.backends.torch_module:TorchModule"),
+    "keras": ("keras", "Layer", "maas.backends.keras_{}:KerasModel"),
 }
 """Framework to the base class of its models and the backend for them, looked at only if it is
-loaded."""
+loaded; `{}` is what Keras runs on. A Keras model on torch is a torch module as well, so the later
+row wins."""
+
+KERAS = ("torch", "tensorflow")
+"""What Keras may run on."""
 
 
 def backend_for(target: Any, device: str | None = None) -> Backend:
@@ -266,8 +272,21 @@ def backend_for(target: Any, device: str | None = None) -> Backend:
     entry = "maas.backends.python_object:PythonObject"
     for framework, (module, base, backend) in _BACKENDS.items():
         loaded = sys.modules.get(module) if framework in sys.modules else None
-        if loaded is not None and isinstance(target, getattr(loaded, base)):
-            entry = backend
+        # Another thread may be importing it, and then no model is of its class yet.
+        if loaded is not None and isinstance(target, getattr(loaded, base, ())):
+            entry = backend.format(_under(loaded)) if framework == "keras" else backend
     module, _, name = entry.partition(":")
     made: Backend = getattr(importlib.import_module(module), name)(target, device)
     return made
+
+
+def _under(keras: Any) -> str:
+    """What Keras runs on in this process."""
+    found: str = keras.backend.backend()
+    if not keras.__version__.startswith("3.") or found not in KERAS:
+        raise TypeError(
+            f"Keras {keras.__version__} runs on {found} in this process; maas runs models of "
+            f"Keras 3 on {' or '.join(KERAS)}. What Keras runs on is fixed at its first import, one "
+            "a process: set KERAS_BACKEND before it, and serve two from two processes"
+        )
+    return found

@@ -1,8 +1,9 @@
 """torch modules: `forward` under the caller's context, on the module's device.
 
 Arrays arrive on the module's device as torch tensors and leave on the device and
-in the kind of the caller's: a module called with NumPy answers NumPy, and the
-outputs of a CPU tensor's call come back to the CPU. A dtype is never cast.
+in the kind of the caller's: a module called with NumPy answers NumPy, one called with
+TensorFlow's tensors answers those, and the outputs of a CPU tensor's call come back to the
+CPU. A dtype is never cast.
 """
 
 import sys
@@ -48,8 +49,9 @@ class TorchBorder:
             if tensor.requires_grad and self._context.grad:
                 self.differentiable = True
         else:
-            self._kind = self._kind or "$array"
-            tensor = _from_numpy(array)
+            kind, tensor = _from_other(array)
+            if self._kind in ("", "$array"):
+                self._kind = kind
         self.note(tensor, torch_tensors.version(tensor), path)
         tensor = torch_tensors.contiguous(tensor)
         where = self._module.torch_device
@@ -70,8 +72,8 @@ class TorchBorder:
         if array.device != home:
             array = array.to(home)
         array = torch_tensors.contiguous(array)
-        if self._kind == "$array":
-            return _to_numpy(array)
+        if self._kind not in ("", "$tensor"):
+            return _to_other(self._kind, array)
         return array.clone() if self._shared(array) else array
 
     def _shared(self, output: torch.Tensor) -> bool:
@@ -106,19 +108,20 @@ _holders: Callable[[int], int] = getattr(torch._C, "_storage_Use_Count", lambda 
 ARGUMENT: Path = ((None, "args", 1), 0, 2)
 
 
-def _from_numpy(array: Any) -> torch.Tensor:
+def _from_other(array: Any) -> tuple[str, torch.Tensor]:
+    """The kind of an array of another framework's, and the array as a tensor."""
     adapter = tensors.adapter_for(type(array))
     described = adapter.describe(array)  # type: ignore[union-attr]
     data = adapter.contents(array, ())  # type: ignore[union-attr]
     # torch warns of memory it may not write, and could not take it for an argument's copy anyway.
     data = memoryview(bytearray(data)) if data.readonly else data
-    return torch_tensors.restore(described.dtype, described.shape, (), data)
+    return described.tag, torch_tensors.restore(described.dtype, described.shape, (), data)
 
 
-def _to_numpy(tensor: torch.Tensor) -> Any:
+def _to_other(kind: str, tensor: torch.Tensor) -> Any:
     described = torch_tensors.describe(tensor)
     data = bytearray(torch_tensors.contents(tensor, ()))
-    return tensors.restore("$array", described.dtype, described.shape, (), memoryview(data))
+    return tensors.restore(kind, described.dtype, described.shape, (), memoryview(data))
 
 
 class TorchModule:

@@ -4,7 +4,27 @@ data = maas.data.Data.of((x, y))        arrays, lists, files, torch datasets, lo
 for inputs, targets in data.batches(32, order=(seed, epoch), start=0): ...
 """
 
+from maas.data.composition import ColumnTransformer, Pipeline, of_data
 from maas.data.data import Data
+from maas.data.encoders import LabelEncoder, OneHotEncoder, OrdinalEncoder
+from maas.data.imputers import SimpleImputer
 from maas.data.orders import permutation
+from maas.data.prepared import prepared
+from maas.data.scalers import MinMaxScaler, StandardScaler
+from maas.data.texts import TextVectorizer
 
-__all__ = ["Data", "permutation"]
+__all__ = [
+    "ColumnTransformer",
+    "Data",
+    "LabelEncoder",
+    "MinMaxScaler",
+    "OneHotEncoder",
+    "OrdinalEncoder",
+    "Pipeline",
+    "SimpleImputer",
+    "StandardScaler",
+    "TextVectorizer",
+    "of_data",
+    "permutation",
+    "prepared",
+]

@@ -5,10 +5,13 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 
+from maas.data.arrow import Wanted
+from maas.data.files import MEMORY, Reading, frame, read
+from maas.data.mapped import Mapped, for_models, matrix
 from maas.data.orders import Order, permutation
 from maas.data.rows import Pair, column, is_array, mapped, stacked
 from maas.data.sources import Arrays, Loader, Samples, Source, Stream, sampled
@@ -37,7 +40,15 @@ class Data:
         self.own_batches = source.own_batches
 
     @classmethod
-    def of(cls, value: Any, *, target: str | None = None) -> Self:
+    def of(
+        cls,
+        value: Any,
+        *,
+        target: str | Sequence[str] | None = None,
+        inputs: Sequence[str] | None = None,
+        types: Mapping[str, str] | None = None,
+        memory: int = MEMORY,
+    ) -> Self:
         """What is given, as data.
 
         Parameters
@@ -48,23 +59,34 @@ class Data:
               tuple of them;
             - an array or tensor, or a list of rows: inputs alone;
             - a dict of columns, one of which may be the target;
+            - the path of a .npy, .npz, .csv, .parquet, .arrow or .feather file, or a data frame
+              of pandas, polars or pyarrow: where all inputs are numbers, they become one float32
+              matrix; else they are a dict of columns, for a preprocessing;
             - a torch dataset, or anything with a length that gives a sample for a position;
             - a `DataLoader`, a list of batches `(inputs, targets)`, or a function that gives an
               iterator of batches anew for each epoch: batches as they come;
             - an iterator of batches, which can be read once;
             - a `Data`, which is given back.
-        target : the column that is to be learned, of a dict of columns.
+        target : the column that is to be learned, or several.
+        inputs : the columns to learn from; all others by default.
+        types : types of columns of a CSV file that should not be guessed: `"text"`, `"bool"`,
+            `"float32"`, `"int64"`, ...
+        memory : bytes; a file of more is read as a stream, in blocks.
 
         Raises
         ------
         DataError
-            Rows that do not fit each other, or no rows at all.
+            Rows that do not fit each other, no rows at all, or a file that cannot be read; the
+            message names file, row and column.
+        Unsupported
+            A table, and pyarrow is not installed.
         TypeError
             Nothing that data can be made of.
         """
         if isinstance(value, Data):
             return value if isinstance(value, cls) else cls(value._source)
-        return cls(_source_of(value, target))
+        reading = Reading(target=target, inputs=inputs, types=types or {}, memory=memory)
+        return cls(_source_of(value, reading))
 
     def __len__(self) -> int:
         if self.rows is None:
@@ -121,7 +143,7 @@ class Data:
             Rows that are not all here, or come in batches of their own.
         """
         source = self._source
-        if not isinstance(source, Arrays | Samples):
+        if self.rows is None or not isinstance(source, Arrays | Samples | Mapped):
             raise Unsupported(
                 "only rows that are all here can be split; give training and validation data as two"
             )
@@ -135,18 +157,52 @@ class Data:
             source.picked(np.sort(order[:apart]))
         )
 
+    @property
+    def table(self) -> Self:
+        """The columns of a table apart, with their names, where numbers were put in a matrix."""
+        source = self._source
+        if isinstance(source, Mapped) and source.function is matrix:
+            return type(self)(source.inner)
+        return self
+
+    def transformed(self, inputs: "Steps | None" = None, targets: "Steps | None" = None) -> Self:
+        """The same rows through a preprocessing that was fitted, as models take them.
+
+        Parameters
+        ----------
+        inputs, targets : steps of `maas.data`; what comes out as float64 becomes float32.
+        """
+        through = [None if steps is None else _through(steps) for steps in (inputs, targets)]
+        source = self._source if inputs is None else self.table._source
+        return type(self)(Mapped(source, *through))
+
     def __repr__(self) -> str:
         rows = "rows unknown" if self.rows is None else f"{self.rows} rows"
         return f"<maas.data.Data {type(self._source).__name__.lower()}, {rows}>"
 
 
-def _source_of(value: Any, target: str | None) -> Source:
+class Steps(Protocol):
+    """What gives numbers for rows: a step of `maas.data` that was fitted."""
+
+    def transform(self, X: Any) -> np.ndarray[Any, Any]:  # noqa: N803 - as scikit-learn has it
+        """The rows as numbers."""
+
+
+def _through(steps: Steps) -> Callable[[Any], Any]:
+    return lambda rows: for_models(steps.transform(rows))
+
+
+def _source_of(value: Any, reading: Reading) -> Source:
     if isinstance(value, str | os.PathLike):
-        raise TypeError(f"{Path(value)!r}: files are not read yet")
+        return read(Path(value), reading)
+    if hasattr(value, "__arrow_c_stream__"):
+        return frame(value, reading)
     if isinstance(value, Mapping):
-        return _of_columns(value, target)
-    if target is not None:
-        raise TypeError(f"target={target!r} names a column, and {type(value).__name__} has none")
+        return _of_columns(value, reading)
+    if reading.target is not None or reading.inputs is not None:
+        raise TypeError(
+            f"target= and inputs= name columns of a table, and {type(value).__name__} has none"
+        )
     if is_array(value):
         return Arrays(column(value, "the inputs"), None)
     made = _of_torch(value) or _of_python(value)
@@ -193,14 +249,12 @@ def _of_list(value: list[Any]) -> Source:
     return Loader(value) if batches else Arrays(column(value, "the inputs"), None)
 
 
-def _of_columns(value: Mapping[str, Any], target: str | None) -> Source:
+def _of_columns(value: Mapping[str, Any], reading: Reading) -> Source:
     columns = {name: column(each, f"column {name!r}") for name, each in value.items()}
-    if target is None:
-        return Arrays(columns, None)
-    if target not in columns:
-        raise DataError(f"there is no column {target!r}; there are {', '.join(columns) or 'none'}")
-    targets = columns.pop(target)
-    return Arrays(columns, targets)
+    wanted = Wanted([*columns], reading.target, reading.inputs, "the dict of columns")
+    inputs = {name: columns[name] for name in wanted.inputs}
+    targets = [columns[name] for name in wanted.targets]
+    return Arrays(inputs, (targets[0] if wanted.alone else targets) if targets else None)
 
 
 def _of_torch(value: Any) -> Source | None:

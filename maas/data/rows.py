@@ -40,6 +40,8 @@ def column(values: Any, what: str) -> Any:
         if not values.shape:
             raise DataError(f"{what} is a single number; wanted a first axis of rows")
         return values
+    if len(values) and is_array(values[0]) and not isinstance(values[0], np.ndarray):
+        return _stack_of(values, what)
     try:
         made = np.asarray(values)
     except ValueError as error:
@@ -49,6 +51,14 @@ def column(values: Any, what: str) -> Any:
     if made.dtype.kind in "USO":
         return _objects(values, made.shape)
     return made.astype(np.float32) if made.dtype == np.float64 else made
+
+
+def _stack_of(arrays: Sequence[Any], what: str) -> Any:
+    found: Any = tensors.adapter_for(type(arrays[0]))
+    try:
+        return found.stack(arrays)
+    except (RuntimeError, TypeError) as error:
+        raise DataError(f"{what}: {_ragged(arrays)}") from error
 
 
 def _ragged(values: Sequence[Any]) -> str:
@@ -125,13 +135,26 @@ def pair(batch: Any) -> Pair:
         A tuple of more than two.
     """
     if not isinstance(batch, list | tuple):
-        return batch, None
+        return _rows(batch), None
     if len(batch) in (1, 2):
-        return batch[0], batch[1] if len(batch) == 2 else None
+        return _rows(batch[0]), _rows(batch[1]) if len(batch) == 2 else None
     raise DataError(
         f"a batch is a {type(batch).__name__} of {len(batch)}; wanted (inputs, targets). "
         "Several inputs go into a tuple or a dict: ((a, b), targets)"
     )
+
+
+def _rows(value: Any) -> Any:
+    """Columns, where a loader gave lists of plain values."""
+    if isinstance(value, dict):
+        return {name: _rows(each) for name, each in value.items()}
+    if isinstance(value, list | tuple) and value and not _holds_columns(value):
+        return column(list(value), "a batch")
+    return value
+
+
+def _holds_columns(values: Sequence[Any]) -> bool:
+    return is_array(values[0]) or isinstance(values[0], dict)
 
 
 def stacked(samples: Sequence[Any]) -> Any:

@@ -7,7 +7,7 @@ from maas.errors import Unsupported
 from maas.jobs.folders import JobFolder
 from maas.model import Model
 from maas.store import load
-from maas.train.fit import local_executor
+from maas.train.here import local_executor
 
 __all__ = ["made"]
 

@@ -17,7 +17,7 @@ from maas.model import Model
 from maas.store import load, save
 from maas.store.folders import WEIGHTS
 from maas.store.torch_weights import architecture
-from maas.train.fit import local_executor
+from maas.train.here import local_executor
 from maas.train.recipe import Recipe
 
 __all__ = ["copy_of", "order_for"]

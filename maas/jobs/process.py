@@ -26,7 +26,7 @@ from maas.jobs.sealed import unsealed
 from maas.model import Model, connect
 from maas.store import load, save
 from maas.store.folders import MANIFEST
-from maas.train.fit import local_executor
+from maas.train.here import local_executor
 from maas.train.loop import Run
 from maas.train.recipe import Recipe
 

@@ -25,6 +25,7 @@ from maas.executors.lanes import Lane
 from maas.failures import presentable
 from maas.limits import Leases
 from maas.model import Model
+from maas.server.admission import rows_in
 from maas.server.catalogue import Catalogue
 from maas.server.guard import Caller
 from maas.wire import Failure
@@ -52,12 +53,20 @@ class Services:
     leases : what is kept for one caller between messages.
     catalogue : the models that are here.
     jobs : folder of the jobs, None where none are kept.
+    charge : counts rows of the model that a call makes run beside those that came with it.
     """
 
-    def __init__(self, leases: Leases, catalogue: Catalogue, jobs: Path | None = None) -> None:
+    def __init__(
+        self,
+        leases: Leases,
+        catalogue: Catalogue,
+        jobs: Path | None,
+        charge: Callable[[Caller, int], None],
+    ) -> None:
         self.leases = leases
         self.catalogue = catalogue
         self.jobs = jobs
+        self.charge = charge
         self._lock = threading.Lock()
         self._made: dict[str, Service] = {}
         self._graphs: Any = None
@@ -123,6 +132,8 @@ class Services:
 
     def _backward(self, caller: Caller, call: Call) -> Result:
         graph, given, gradients, wanted, keep = fields(call, str, list, list, list, bool)
+        # As many rows as the call before it, of which one was charged with the message.
+        self.charge(caller, max((rows_in(each) for each in gradients), default=1) - 1)
         found = self.graphs.backward(
             caller.id, graph, given, gradients, wanted, keep=keep, context=call.context
         )

@@ -1,7 +1,7 @@
 """Model folders: a readable manifest beside a safetensors file, opened without running any code.
 
-A module of torch's standard layers is stored whole, as data that a closed table turns
-back into layers. Of any other module the weights are stored, and whoever loads
+A module of torch's standard layers, or a Keras model of Keras's, is stored whole, as data that a
+closed table turns back into layers. Of any other module the weights are stored, and whoever loads
 them brings an instance of the class. Nothing here can import a class, call a
 function or unpickle; that a folder came from a stranger costs nothing but disk.
 """
@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from maas.backends.base import KERAS
 from maas.calls import CALL
 from maas.errors import CodecError, Unsupported
 from maas.executors.base import NAME
@@ -29,7 +30,8 @@ def save(model: Any, folder: str | os.PathLike[str]) -> None:
 
     Parameters
     ----------
-    model : a torch module, or a `Model` of one; it must not be trained meanwhile.
+    model : a torch module or a Keras model, or a `Model` of one, a preprocessing in front of it
+        included; it must not be trained meanwhile.
     folder : made if need be. A model that is there is replaced as a whole, in one step.
 
     Raises
@@ -44,20 +46,26 @@ def save(model: Any, folder: str | os.PathLike[str]) -> None:
         The model runs elsewhere.
     """
     model = model if isinstance(model, Model) else Model(model)
-    module = _module(model)
-    weights = _torch_weights()
+    training = model._training
+    # By what it has and not by its class, which is further up the street.
+    preprocessing = getattr(model.executor, "preprocessing", None)
+    if preprocessing is not None:
+        model = Model.over(model.executor.inner, model.name)
+    kind, module = _module(model)
+    weights = _weights(kind)
     architecture, reason = weights.architecture(module)
     with folders.building(Path(folder).absolute()) as new:
         manifest = Manifest(
             name=model.name,
-            kind="torch",
+            kind=kind,
             module=f"{type(module).__module__}.{type(module).__qualname__}",
             versions=versions(),
             signature=model._executor.method(CALL).signature,
-            mode=weights.mode(module, model._training),
+            mode=weights.mode(module, training),
             architecture=architecture,
             reason=reason,
             weights=weights.write(module, new / folders.WEIGHTS),
+            preprocessing=None if preprocessing is None else preprocessing.to_data(),
         )
         (new / folders.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
 
@@ -90,12 +98,12 @@ def load(
     """
     with folders.opened(Path(folder)) as files:
         manifest = Manifest.from_json(files.manifest)
-        if manifest.kind != "torch" or NAME.fullmatch(manifest.name) is None:
+        if manifest.kind not in _WEIGHTS or NAME.fullmatch(manifest.name) is None:
             raise CodecError(
                 f"model.json is of {manifest.name!r:.80}, a {manifest.kind!r:.20}; "
-                f"wanted a torch model with a name that matches {NAME.pattern}"
+                f"wanted a {' or '.join(_WEIGHTS)} model with a name that matches {NAME.pattern}"
             )
-        weights = _torch_weights()
+        weights = _weights(manifest.kind)
         if into is None:
             _check_whole(manifest)
             into = weights.restored(files, manifest)
@@ -107,23 +115,29 @@ def load(
         signature=manifest.signature,
         device=device,
     )
+    if manifest.preprocessing is not None:
+        model = model.prepared(manifest.preprocessing)
     return model if manifest.mode.handle is None else model.train(manifest.mode.handle)
 
 
-def _module(model: Model[..., Any]) -> Any:
+_WEIGHTS = {"torch": "maas.store.torch_weights", "keras": "maas.store.keras_weights"}
+"""Kinds of models that can be stored, and what writes and reads their tensors."""
+
+
+def _module(model: Model[..., Any]) -> tuple[str, Any]:
     executor = model.executor
     if isinstance(executor, BatchingExecutor):
         executor = executor.inner
     if not isinstance(executor, LocalExecutor):
         raise Unsupported(f"model {model.name!r} runs at {model.where}; save it there")
     backend = executor.backend
-    if backend.kind != "torch":
+    if backend.kind not in _WEIGHTS:
         raise TypeError(
             f"model {model.name!r} is a {backend.kind}, and its code cannot be stored: "
             "serve it by its import path, `maas serve package.module:name`, or connect to it with "
             "maas.connect('local:package.module:name')"
         )
-    return backend.target
+    return backend.kind, backend.target
 
 
 def _check_whole(manifest: Manifest) -> None:
@@ -132,19 +146,31 @@ def _check_whole(manifest: Manifest) -> None:
             f"this folder holds the weights of a {manifest.module}, not its code "
             f"({manifest.reason}): give an instance, "
             f"maas.load(folder, into={manifest.module.rpartition('.')[2]}(...)), or build the "
-            "model of torch's standard layers alone, such as torch.nn.Sequential, which are stored "
-            "whole"
+            f"model of {_STANDARD[manifest.kind]} alone, which are stored whole"
         )
 
 
-def _torch_weights() -> Any:
+_STANDARD = {
+    "torch": "torch's standard layers, such as torch.nn.Sequential,",
+    "keras": "Keras's standard layers, as a keras.Sequential or a functional keras.Model,",
+}
+
+
+def _weights(kind: str) -> Any:
     try:
-        return importlib.import_module("maas.store.torch_weights")
+        return importlib.import_module(_WEIGHTS[kind])
     except ImportError as error:
-        if error.name not in ("torch", "safetensors"):
+        if kind == "keras" and error.name in KERAS:
+            raise ImportError(
+                f"Keras is to run on {error.name}, which is not installed. Set "
+                f"KERAS_BACKEND to {' or '.join(KERAS)} before keras is first imported; a process "
+                "has one of them",
+                name=error.name,
+            ) from None
+        if error.name not in ("torch", "keras", "safetensors"):
             raise
         raise ImportError(
             f"a model folder needs {error.name}, which is not installed: "
-            "pip install 'maas-sdk[torch]'",
+            f"pip install 'maas-sdk[{kind}]'",
             name=error.name,
         ) from None

@@ -6,57 +6,26 @@ tensors a module wants. All names, shapes and dtypes are compared before
 a tensor is read, all tensors read before one is placed.
 """
 
-import hashlib
 import itertools
-import math
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import attrs
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from maas.backends import torch_architecture
-from maas.errors import CodecError, LimitExceeded
+from maas.errors import CodecError
 from maas.store.folders import Opened
 from maas.store.manifest import Manifest, Mode, Weights
-from maas.tensors import CHANNELS_LAST, DTYPES, MAX_RANK, torch_tensors
+from maas.store.tensor_files import NAMES, Spec, TensorFile, check_alike, some, written
+from maas.tensors import CHANNELS_LAST, torch_tensors
 
 __all__ = ["architecture", "fill", "mode", "restored", "write"]
 
-MAX_HEADER = 8 * 2**20
-"""Bytes of a tensor file's header: 80,000 tensors.
-safetensors itself allows 100 MB, which parse to a gigabyte."""
-
-_NAMES = {
-    "BOOL": "bool",
-    **{
-        f"{letter}{bits}": f"{word}{bits}"
-        for letter, word in (("I", "int"), ("U", "uint"))
-        for bits in (8, 16, 32, 64)
-    },
-    **{f"F{bits}": f"float{bits}" for bits in (16, 32, 64)},
-    "BF16": "bfloat16",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2",
-}
-"""safetensors' names of dtypes to torch's, of those that every version of it knows."""
-_NATIVE = set(_NAMES.values())
-
-
-@attrs.frozen
-class Spec:
-    """What is compared of a tensor before it is read."""
-
-    dtype: str
-    shape: tuple[int, ...]
-
-    def __str__(self) -> str:
-        return f"{self.dtype}{list(self.shape)}"
+_NATIVE = set(NAMES.values())
 
 
 # A module to a file.
@@ -130,14 +99,10 @@ def write(module: nn.Module, path: Path) -> Weights:
         path,
         metadata={"format": "pt"},
     )
-    # The library makes the file for its owner alone; the folder has the rights that were asked for.
-    path.chmod(path.parent.stat().st_mode & 0o666)
-    with path.open("rb") as file:
-        _check_header(file.fileno())
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest, size = written(path)
     return Weights(
         sha256=digest,
-        bytes=path.stat().st_size,
+        bytes=size,
         tied=tied,
         frozen=[
             name for name, parameter in _parameters(module).items() if not parameter.requires_grad
@@ -210,7 +175,7 @@ def restored(files: Opened, manifest: Manifest) -> nn.Module:
     module = torch_architecture.build(manifest.architecture, len(tensors.specs))
     wanted = {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
     given = {name: list(spec.shape) for name, spec in tensors.specs.items()}
-    _check_alike(given, wanted, "the layers in model.json")
+    check_alike(given, wanted, "the layers in model.json")
     flags = _flags(module, manifest, tensors.specs)
     _place(module, tensors.read(), manifest.weights.tied, flags)
     _set_mode(module, manifest.mode)
@@ -234,7 +199,7 @@ def fill(module: Any, files: Opened, manifest: Manifest) -> None:
     tensors = _Tensors(files, manifest.weights)
     state = {name: _plain(name, value) for name, value in module.state_dict().items()}
     wanted = {name: Spec(*torch_tensors.facts(tensor)) for name, tensor in state.items()}
-    _check_alike(tensors.specs, wanted, type(module).__name__)
+    check_alike(tensors.specs, wanted, type(module).__name__)
     flags = _flags(module, manifest, tensors.specs)
     given = tensors.read()
     for name, first in _tied(state).items():
@@ -249,43 +214,13 @@ def fill(module: Any, files: Opened, manifest: Manifest) -> None:
     _set_mode(module, manifest.mode)
 
 
-class _Tensors:
-    """The tensor file, hashed and listed; `specs` tells of every tensor, `read` gives them."""
+class _Tensors(TensorFile):
+    """The tensor file of a torch module; `read` gives its tensors."""
 
     def __init__(self, files: Opened, weights: Weights) -> None:
-        self._path = files.weights
-        self._weights = weights
-        with open(files.file, "rb", closefd=False) as file:
-            if (
-                files.size != weights.bytes
-                or hashlib.file_digest(file, "sha256").hexdigest() != weights.sha256
-            ):
-                raise CodecError(
-                    "the tensor file is not the one that model.json was written for: "
-                    "its sha256 differs"
-                )
-        _check_header(files.file)
-        try:
-            with safe_open(self._path, "pt") as opened:
-                names = list(opened.keys())
-                listed = {name: opened.get_slice(name) for name in names}
-                self.specs = {
-                    name: self._spec(name, part.get_dtype(), part.get_shape())
-                    for name, part in listed.items()
-                }
-        except SafetensorError as error:
-            raise CodecError(
-                f"the tensor file is not of the safetensors format: {error!s:.200}"
-            ) from error
+        super().__init__(files, weights, "pt", NAMES, torch_tensors.knows)
         self._check_names()
         self.specs |= {name: self.specs[first] for name, first in weights.tied.items()}
-
-    def _spec(self, name: str, dtype: str, shape: list[int]) -> Spec:
-        if name in self._weights.packed:
-            return _unpacked(name, self._weights.packed[name], dtype, shape)
-        if dtype not in _NAMES:
-            raise CodecError(f"{name} is of the dtype {dtype}, which model.json does not explain")
-        return Spec(_NAMES[dtype], tuple(shape))
 
     def _check_names(self) -> None:
         """What model.json says of the tensors is of tensors that are there."""
@@ -294,10 +229,10 @@ class _Tensors:
             weights.tied.keys() & stored
         )
         if unknown:
-            raise CodecError(f"model.json and the tensor file disagree about {_some(unknown)}")
+            raise CodecError(f"model.json and the tensor file disagree about {some(unknown)}")
         flat = [name for name in weights.channels_last if len(self.specs[name].shape) not in _DENSE]
         if flat:
-            raise CodecError(f"only images have channels: {_some(flat)} cannot be channels_last")
+            raise CodecError(f"only images have channels: {some(flat)} cannot be channels_last")
 
     def read(self) -> dict[str, torch.Tensor]:
         """Every tensor in memory of its own; those that are tied are one."""
@@ -324,46 +259,8 @@ class _Tensors:
 _DENSE = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
-def _check_header(file: int) -> None:
-    length = int.from_bytes(os.pread(file, 8, 0), "little")
-    if length > MAX_HEADER:
-        raise LimitExceeded(
-            f"the tensor file's header takes {length} bytes; {MAX_HEADER} are allowed"
-        )
-
-
-def _unpacked(name: str, packed: list[Any], dtype: str, shape: list[int]) -> Spec:
-    match packed:
-        case [str(real), list(sizes)] if len(sizes) <= MAX_RANK and torch_tensors.knows(real):
-            exact = real not in _NATIVE and all(
-                type(size) is int and 0 <= size < 2**63 for size in sizes
-            )
-            if exact and dtype == "U8" and shape == [math.prod(sizes) * DTYPES[real]]:
-                return Spec(real, tuple(sizes))
-    raise CodecError(
-        f"{name} is {dtype}{shape} in the tensor file and packed as {packed!r:.80} in model.json"
-    )
-
-
 def _same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
     return one is other or torch_tensors.contents(one, ()) == torch_tensors.contents(other, ())
-
-
-def _check_alike(given: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
-    lacking, extra = wanted.keys() - given.keys(), given.keys() - wanted.keys()
-    if lacking or extra:
-        raise CodecError(
-            f"the tensors are not those of {where}; "
-            f"missing: {_some(lacking)}; not wanted: {_some(extra)}"
-        )
-    for name, spec in wanted.items():
-        if given[name] != spec:
-            raise CodecError(f"{name} is {given[name]} in the tensor file and {spec} in {where}")
-
-
-def _some(names: Iterable[str]) -> str:
-    first = sorted(names)[:5]
-    return ", ".join(f"{name!r:.60}" for name in first) or "none"
 
 
 def _flags(module: nn.Module, manifest: Manifest, specs: Mapping[str, Spec]) -> dict[str, bool]:
@@ -384,7 +281,7 @@ def _flags(module: nn.Module, manifest: Manifest, specs: Mapping[str, Spec]) -> 
         name for name, first in tied.items() if (name in parameters) != (first in parameters)
     }
     if unknown:
-        raise CodecError(f"model.json says of {_some(unknown)} what the module does not have")
+        raise CodecError(f"model.json says of {some(unknown)} what the module does not have")
     for name in parameters.keys() & specs.keys() - frozen:
         dtype = getattr(torch, specs[name].dtype)
         if not (dtype.is_floating_point or dtype.is_complex):

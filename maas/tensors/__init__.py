@@ -6,6 +6,9 @@ here; torch's adapter is loaded when a torch tensor is first met, so a program
 without torch never pays for it. Where torch is absent its tensors arrive as
 NumPy arrays, and where NumPy has no such dtype either, as `RawTensor`.
 
+TensorFlow takes ten seconds and 400 MB to load, so no message brings that about: in a process that
+has not loaded it, its tensors are `TensorFlowArray`, which is NumPy's array in all but its way back.
+
 Bytes are little-endian and in C order; a `channels_last` flag says that the
 bytes lie in that order instead, so that the layout survives.
 """
@@ -14,6 +17,7 @@ import functools
 import importlib
 import importlib.util
 import math
+import sys
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -31,6 +35,7 @@ __all__ = [
     "MAX_RANK",
     "Described",
     "RawTensor",
+    "TensorFlowArray",
     "adapter",
     "adapter_for",
     "dtype_name",
@@ -98,7 +103,15 @@ class RawTensor:
             )
 
 
-_ADAPTERS = {"numpy": "maas.tensors.numpy_arrays", "torch": "maas.tensors.torch_tensors"}
+class TensorFlowArray(np.ndarray[Any, Any]):
+    """A TensorFlow tensor where TensorFlow is not loaded; what is computed from it is one too."""
+
+
+_ADAPTERS = {
+    "numpy": "maas.tensors.numpy_arrays",
+    "torch": "maas.tensors.torch_tensors",
+    "tensorflow": "maas.tensors.tensorflow_tensors",
+}
 CLAIMED: dict[type, ModuleType] = {}
 """Types of arrays met so far, with their adapters; `adapter_for` finds those not met yet."""
 
@@ -157,14 +170,23 @@ def restore(
     """
     if dtype == "bool":
         _check_booleans(data)
-    for framework in ("torch", "numpy") if tag == "$tensor" else ("numpy",):
+    for framework in _frameworks(tag):
         found = adapter(framework)
         if found is not None and found.knows(dtype):
-            return found.restore(dtype, shape, flags, data)
+            restored = found.restore(dtype, shape, flags, data)
+            stands_in = tag == "$tf" and framework == "numpy"
+            return restored.view(TensorFlowArray) if stands_in else restored
     if CHANNELS_LAST in flags:
         stored = np.frombuffer(data, f"V{DTYPES[dtype]}").reshape(shape[0], *shape[2:], shape[1])
         return RawTensor(dtype, tuple(shape), np.moveaxis(stored, -1, 1).tobytes())
     return RawTensor(dtype, tuple(shape), bytes(data))
+
+
+def _frameworks(tag: str) -> tuple[str, ...]:
+    if tag == "$tensor":
+        return ("torch", "numpy")
+    loaded = tag == "$tf" and "tensorflow" in sys.modules
+    return ("tensorflow", "numpy") if loaded else ("numpy",)
 
 
 def _check_booleans(data: memoryview) -> None:

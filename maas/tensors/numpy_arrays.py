@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from maas.errors import CodecError
-from maas.tensors import CHANNELS_LAST, DTYPES, Described
+from maas.tensors import CHANNELS_LAST, DTYPES, Described, TensorFlowArray
 
 __all__ = [
     "TYPES",
@@ -38,7 +38,7 @@ __all__ = [
     "version",
 ]
 
-TYPES: tuple[type, ...] = (np.ndarray,)
+TYPES: tuple[type, ...] = (np.ndarray, TensorFlowArray)
 
 _NATIVE = {
     name: np.dtype(name)
@@ -105,12 +105,13 @@ def describe(array: np.ndarray[Any, Any]) -> Described:
         raise CodecError(
             f"NumPy dtype {array.dtype} cannot cross; those that can: {', '.join(DTYPES)}"
         )
-    return Described("$array", name, array.shape)
+    tag = "$tf" if type(array) is TensorFlowArray else "$array"
+    return Described(tag, name, array.shape)
 
 
 def contiguous(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """The same values in C order; the array itself where it is so already."""
-    return array if array.flags.c_contiguous else np.ascontiguousarray(array)
+    return array if array.flags.c_contiguous else array.copy()
 
 
 def contents(array: np.ndarray[Any, Any], _flags: Sequence[str]) -> memoryview:
@@ -147,7 +148,7 @@ def copy(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 def stack(arrays: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
     """Arrays of one shape along a new first axis."""
-    return np.stack(arrays)
+    return np.stack(arrays).view(type(arrays[0]))
 
 
 def layout(_array: np.ndarray[Any, Any]) -> None:
@@ -161,7 +162,7 @@ def placed(array: np.ndarray[Any, Any], _layout: None) -> np.ndarray[Any, Any]:
 
 def concatenate(arrays: Sequence[np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
     """Arrays one after the other along the first axis, in memory of their own."""
-    return np.concatenate(arrays)
+    return np.concatenate(arrays).view(type(arrays[0]))
 
 
 def parts(array: np.ndarray[Any, Any], sizes: Sequence[int]) -> list[np.ndarray[Any, Any]]:
@@ -174,7 +175,7 @@ def pad(array: np.ndarray[Any, Any], axis: int, length: int, fill: float) -> np.
     """The array filled up at the end of one axis."""
     shape = list(array.shape)
     shape[axis] = length - shape[axis]
-    return np.concatenate([array, np.full(shape, fill, array.dtype)], axis)
+    return np.concatenate([array, np.full(shape, fill, array.dtype)], axis).view(type(array))
 
 
 def numbers(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -13,11 +13,12 @@ from typing import Any
 from maas.errors import Unsupported
 from maas.executors.local import LocalExecutor
 from maas.model import Model
+from maas.train.here import local_executor
 from maas.train.history import History, Step
 from maas.train.progress import shown
 from maas.train.recipe import Recipe
 
-__all__ = ["Fit", "local_executor", "run_for"]
+__all__ = ["Fit", "run_for"]
 
 
 def run_for(kind: str) -> Callable[..., Any]:
@@ -34,12 +35,6 @@ def run_for(kind: str) -> Callable[..., Any]:
     if found is None:
         raise Unsupported(f"fit trains torch modules, and this model is a {kind}")
     return found  # type: ignore[no-any-return]
-
-
-def local_executor(model: Model[..., Any]) -> LocalExecutor | None:
-    """What runs the model in this process, behind a queue or not; None for one elsewhere."""
-    executor = getattr(model.executor, "inner", model.executor)
-    return executor if isinstance(executor, LocalExecutor) else None
 
 
 class Fit:
@@ -72,6 +67,8 @@ class Fit:
             A value that makes no sense, or data that do not fit the model.
         FloatingPointError
             The loss became infinite or not a number.
+        MemoryError
+            It would not fit in memory; see `model.estimate`.
         Unsupported
             The model cannot be trained where it is.
         """

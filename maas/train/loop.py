@@ -14,11 +14,12 @@ from itertools import islice
 from typing import Any
 
 import attrs
-import numpy as np
 import torch
 
 from maas.data import Data
 from maas.train import rules
+from maas.train.estimate import check_memory
+from maas.train.feeding import called, moved, rows_in
 from maas.train.history import Epoch, Step
 from maas.train.layout import tensors_of
 from maas.train.measuring import Meters
@@ -50,6 +51,9 @@ class Run:
     ------
     ValueError
         What the recipe asks for does not fit the module or the rows.
+
+    Iterating it raises `MemoryError`, before the first step, for what will not fit in memory, and
+    `FloatingPointError` where a loss is no finite number.
     """
 
     def __init__(
@@ -94,6 +98,7 @@ class Run:
     # The loop.
 
     def __iter__(self) -> Iterator[Step]:
+        check_memory(self.module, self._source, self.recipe)
         while self.stopped is None:
             began = time.perf_counter()
             for batches, last in self._groups():
@@ -121,7 +126,7 @@ class Run:
     def _stepped(self, batches: list[Batch]) -> Step:
         """One step: zero the gradients, forward, loss, backward, step."""
         self._optimizer.zero_grad()
-        rows = [_rows(inputs) for inputs, _ in batches]
+        rows = [rows_in(inputs) for inputs, _ in batches]
         total = sum(rows)
         lr = self._optimizer.param_groups[0]["lr"]
         mean = 0.0
@@ -144,12 +149,12 @@ class Run:
         )
 
     def _forward(self, inputs: Any, targets: Any) -> tuple[torch.Tensor, Any, Any]:
-        inputs, targets = _moved(inputs, self._device), _moved(targets, self._device)
+        inputs, targets = moved(inputs, self._device), moved(targets, self._device)
         if self.recipe.precision == "full":
-            outputs = _called(self.module, inputs)
+            outputs = called(self.module, inputs)
             return self._loss(outputs, targets), outputs, targets
         with torch.autocast(self._device.type, torch.bfloat16):
-            outputs = _called(self.module, inputs)
+            outputs = called(self.module, inputs)
             return self._loss(outputs, targets), outputs, targets
 
     def _finite(self, loss: float) -> float:
@@ -198,7 +203,7 @@ class Run:
         with torch.no_grad(), _mode(self.module, training=False):
             for inputs, targets in self._held.batches(self.recipe.batch_size, order=None):
                 loss, outputs, on_device = self._forward(inputs, targets)
-                here = _rows(inputs)
+                here = rows_in(inputs)
                 total += loss.item() * here
                 rows += here
                 self._meters.add(outputs, on_device)
@@ -297,35 +302,6 @@ def _parts(source: Any, recipe: Recipe, validation: Any) -> tuple[Data, Data | N
             )
         return data, Data.of(validation)
     return data.split(recipe.validation, seed=recipe.seed) if recipe.validation else (data, None)
-
-
-# What a module is given.
-
-
-def _called(module: torch.nn.Module, inputs: Any) -> Any:
-    """Several inputs are a tuple, named ones a dict."""
-    if isinstance(inputs, dict):
-        return module(**inputs)
-    return module(*inputs) if isinstance(inputs, tuple) else module(inputs)
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value if value.device == device else value.to(device)
-    if isinstance(value, dict):
-        return {name: _moved(each, device) for name, each in value.items()}
-    if isinstance(value, tuple | list):
-        return tuple(_moved(each, device) for each in value)
-    if isinstance(value, np.ndarray) and value.dtype != object:
-        return torch.from_numpy(value).to(device)
-    return value
-
-
-def _rows(inputs: Any) -> int:
-    """Rows of a batch: of its first tensor."""
-    while isinstance(inputs, dict | tuple | list):
-        inputs = next(iter(inputs.values() if isinstance(inputs, dict) else inputs))
-    return len(inputs)
 
 
 # What is in force during a step.

@@ -5,12 +5,12 @@ It knows only steps, so it is the same for a run here and for one that is follow
 
 import importlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from maas.train.history import Step
 
-__all__ = ["shown"]
+__all__ = ["bar", "shown"]
 
 _EACH = 0.1
 """Seconds between two looks of the bar at its figures."""
@@ -31,29 +31,30 @@ def shown(
     ModuleNotFoundError
         A bar was asked for, and tqdm is not installed.
     """
-    bar = _bar(total, progress)
-    if bar is None:
+    drawn = bar(total, "step", progress)
+    if drawn is None:
         yield from steps
         return
     told: dict[str, float] = {}
-    with bar:
+    with drawn:
         for step in steps:
-            told = {"loss": step.loss, **(step.metrics or _without_loss(told))}
-            bar.set_description_str(f"epoch {step.epoch}", refresh=False)
-            bar.set_postfix_str(_figures(told), refresh=False)
-            bar.update()
+            told = {"loss": step.loss, **_without_loss(step.metrics or told)}
+            drawn.set_description_str(f"epoch {step.epoch}", refresh=False)
+            drawn.set_postfix_str(_figures(told), refresh=False)
+            drawn.update()
             yield step
 
 
-def _without_loss(told: dict[str, float]) -> dict[str, float]:
+def _without_loss(told: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in told.items() if name != "loss"}
 
 
-def _figures(told: dict[str, float]) -> str:
+def _figures(told: Mapping[str, float]) -> str:
     return "  ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in told.items())
 
 
-def _bar(total: int | None, progress: bool | None) -> Any:
+def bar(total: int | None, unit: str, progress: bool | None) -> Any:
+    """tqdm's bar, or None where none is to be drawn; as `shown` says."""
     if progress is False or (progress is None and not sys.stderr.isatty()):
         return None
     try:
@@ -64,4 +65,6 @@ def _bar(total: int | None, progress: bool | None) -> Any:
         raise ModuleNotFoundError(
             "a progress bar is drawn by tqdm: pip install 'maas-sdk[train]'", name="tqdm"
         ) from None
-    return tqdm(total=total, unit="step", mininterval=_EACH, dynamic_ncols=True, file=sys.stderr)
+    return tqdm(
+        total=total, unit=f" {unit}", mininterval=_EACH, dynamic_ncols=True, file=sys.stderr
+    )
