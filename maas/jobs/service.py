@@ -88,7 +88,12 @@ class JobService:
                 f"your key is not granted {name!r:.80}, so it may not say what it means"
             )
         job: Job[Any] = Job()
-        settle(job, lambda: Result(self._catalogue.alias(name, version.address)))  # type: ignore[func-returns-value]
+
+        def switched() -> Result:
+            self._catalogue.alias(name, version.address)
+            return Result(None)
+
+        settle(job, switched)
         return job
 
     def _begun_with(self, caller: Caller, model: Model[..., Any], copy: str) -> Model[..., Any]:

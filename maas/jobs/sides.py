@@ -56,7 +56,7 @@ class Here:
     def publish(self, name: str) -> None:
         """As `Side.publish`."""
         raise Unsupported(
-            f"{self._model.name} is not at a server, so no name of one can mean it; "
+            f"{self._model.name} is not at a server, so {name or 'no name'!r:.80} cannot mean it; "
             "server.load(...) and server.alias(...) are for whoever owns one"
         )
 

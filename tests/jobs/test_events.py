@@ -43,7 +43,7 @@ def test_what_a_process_takes_back_is_told_again(tmp_path_factory, runs):
 
 
 def test_a_cut_event_is_none(tmp_path):
-    """Wherever the file is cut, readers see the whole events before, and a process goes on there."""
+    """Wherever the file is cut, readers see the whole events before, and writing goes on there."""
     path = tmp_path / "events"
     written(path, range(3))
     whole = path.read_bytes()

@@ -3,7 +3,6 @@
 import asyncio
 import copy
 import hashlib
-import os
 import threading
 from pathlib import Path
 from types import SimpleNamespace
@@ -182,7 +181,7 @@ def test_a_class_of_ones_own_is_found_by_its_import_path(training, tmp_path, mon
     assert told(job.history()) == told(history)
     assert type(result.executor.backend.target) is type(target)
     assert difference(dict(target.state_dict()), dict(before)) is None
-    assert os.listdir(tmp_path) == ["maas-jobs"]
+    assert [path.name for path in tmp_path.iterdir()] == ["maas-jobs"]
 
 
 def test_a_class_that_nobody_could_find_is_refused(place, tmp_path, monkeypatch):
