@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from maas.calls import Call, Result
-from maas.errors import CodecError, Conflict, NotFound, Unsupported
+from maas.errors import CodecError, Conflict, Forbidden, NotFound, Unsupported
 from maas.executors.base import Job
 from maas.executors.lanes import Lane
 from maas.jobs.desk import OPERATIONS, Desk, seen
@@ -20,7 +20,7 @@ from maas.jobs.making import made
 from maas.jobs.rows import packed
 from maas.model import Model
 from maas.server.guard import Caller
-from maas.server.services import Services, settle
+from maas.server.services import Services, fields, settle
 from maas.wire import Failure
 
 __all__ = ["JobService"]
@@ -47,7 +47,9 @@ class JobService:
             self._keeper.close()
 
     def submit(self, caller: Caller, model: Model[..., Any], call: Call) -> Job[Any]:
-        """The answer, later; raises `Forbidden` where the caller may not train."""
+        """The answer, later; raises `Forbidden` where the caller may not train, or publish."""
+        if call.args[:1] == ("publish",):
+            return self._published(caller, call)
         caller.check_grant("train", call.model)
         if self._keeper is None:
             raise Unsupported(
@@ -61,7 +63,7 @@ class JobService:
         version = self._catalogue.find(call.model)
         if version is None:
             raise NotFound(f"no model {call.model!r:.80} here")
-        if operation == "submit":
+        if operation in ("submit", "copy"):
             model = self._begun_with(caller, model, rest.pop())
         desk = Desk(self._keeper, caller.id, model, version.name, version.address)
         if operation == "events":
@@ -72,6 +74,27 @@ class JobService:
             partial(settle, job, lambda: Result(self._answer(desk, operation, rest))),
             lambda error: job.settle(Failure(error)),
         )
+        return job
+
+    def _published(self, caller: Caller, call: Call) -> Job[Any]:
+        """Lets a name mean the version that is asked."""
+        caller.check_grant("publish", call.model)
+        _, name = fields(call, str, str)
+        version = self._catalogue.find(call.model)
+        if version is None:
+            raise NotFound(f"no model {call.model!r:.80} here")
+        name = name or version.name
+        if caller.models is not None and name not in caller.models:
+            raise Forbidden(
+                f"your key is not granted {name!r:.80}, so it may not say what it means"
+            )
+        job: Job[Any] = Job()
+
+        def switched() -> Result:
+            self._catalogue.alias(name, version.address)
+            return Result(None)
+
+        settle(job, switched)
         return job
 
     def _begun_with(self, caller: Caller, model: Model[..., Any], copy: str) -> Model[..., Any]:
