@@ -9,6 +9,7 @@ import importlib
 # Not from typing, which took 30 of the 39 ms of `import maas`.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from maas import explain as explain
     from maas import testing as testing
     from maas.backends.base import method as method
     from maas.batching import Batching as Batching
@@ -94,7 +95,7 @@ _ERRORS = (
 )
 _NAMES |= dict.fromkeys(_ERRORS, "maas.errors")
 
-_MODULES = {"optim": "maas.train.optim", "testing": "maas.testing"}
+_MODULES = {"explain": "maas.explain", "optim": "maas.train.optim", "testing": "maas.testing"}
 
 __all__ = [*_NAMES, *_MODULES]  # noqa: PLE0604 - all are strings
 
