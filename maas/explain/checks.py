@@ -13,7 +13,7 @@ import torch
 from maas.errors import Unsupported
 from maas.explain.asking import asked
 from maas.explain.explanation import Explanation, Question
-from maas.explain.options import baselines_of
+from maas.explain.options import baselines_of, groups_of, shared_out
 from maas.explain.targets import checked_target, selected
 from maas.tensors import adapter_for
 
@@ -152,6 +152,8 @@ def _infidelity(
     rows = x.shape[0]
     there = baselines_of(question.baseline, (x,), many=True)[0]
     baseline = there if there.shape == x.shape else there.mean(0, keepdim=True).expand_as(x)
+    groups = groups_of(question.options.get("groups"), (x,))
+    own = shared_out([own.view(x.shape)], groups)[0].flatten(1)
     per_part = (x - baseline).double().flatten(1) * own if explanation.local else own
     products = torch.zeros(3, dtype=torch.float64)
     done, at_once = 0, 1 if question.kwargs else max(1, _BATCH // rows)

@@ -79,7 +79,7 @@ def _mark(value: float) -> str:
     if abs(value) < _FAINT:
         return " "
     marks = "+#" if value > 0 else "-="
-    return marks[abs(value) >= _STRONG]
+    return marks[int(abs(value) >= _STRONG)]
 
 
 def _image_axes(axes: Any, values: "np.ndarray[Any, Any]", _drawing: Drawing) -> None:
