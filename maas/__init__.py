@@ -10,6 +10,7 @@ import importlib
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from maas import data as data
+    from maas import explain as explain
     from maas import testing as testing
     from maas.backends.base import method as method
     from maas.batching import Batching as Batching
@@ -97,7 +98,12 @@ _ERRORS = (
 )
 _NAMES |= dict.fromkeys(_ERRORS, "maas.errors")
 
-_MODULES = {"data": "maas.data", "optim": "maas.train.optim", "testing": "maas.testing"}
+_MODULES = {
+    "data": "maas.data",
+    "explain": "maas.explain",
+    "optim": "maas.train.optim",
+    "testing": "maas.testing",
+}
 
 __all__ = [*_NAMES, *_MODULES]  # noqa: PLE0604 - all are strings
 
