@@ -4,7 +4,6 @@ Operation by operation, as Keras itself runs a model that is called: a traced fu
 them, and then differs in the last bit.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 from maas import tensors
@@ -49,9 +48,7 @@ class TensorFlowBorder:
             return array
         described = tensorflow_tensors.describe(array)
         data = bytearray(tensorflow_tensors.contents(array, ()))
-        return tensors.restore(
-            self._kind, described.dtype, described.shape, (), memoryview(data)
-        )
+        return tensors.restore(self._kind, described.dtype, described.shape, (), memoryview(data))
 
     def settle(self) -> None:
         """Nothing that came can have been changed."""
