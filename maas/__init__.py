@@ -9,12 +9,14 @@ import importlib
 # Not from typing, which took 30 of the 39 ms of `import maas`.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from maas import data as data
     from maas import testing as testing
     from maas.backends.base import method as method
     from maas.batching import Batching as Batching
     from maas.errors import Cancelled as Cancelled
     from maas.errors import CodecError as CodecError
     from maas.errors import Conflict as Conflict
+    from maas.errors import DataError as DataError
     from maas.errors import DeadlineExceeded as DeadlineExceeded
     from maas.errors import Error as Error
     from maas.errors import Expired as Expired
@@ -74,6 +76,7 @@ _ERRORS = (
     "Cancelled",
     "CodecError",
     "Conflict",
+    "DataError",
     "DeadlineExceeded",
     "Error",
     "Expired",
@@ -94,7 +97,7 @@ _ERRORS = (
 )
 _NAMES |= dict.fromkeys(_ERRORS, "maas.errors")
 
-_MODULES = {"optim": "maas.train.optim", "testing": "maas.testing"}
+_MODULES = {"data": "maas.data", "optim": "maas.train.optim", "testing": "maas.testing"}
 
 __all__ = [*_NAMES, *_MODULES]  # noqa: PLE0604 - all are strings
 

@@ -21,6 +21,7 @@ from maas.errors import CodecError
 __all__ = [
     "GENERATOR",
     "Drawn",
+    "adopt_threads",
     "applied",
     "captured",
     "generator_state",
@@ -83,6 +84,17 @@ def in_force(context: Context) -> bool:
     if _casts():
         return _autocast(torch) == context.autocast
     return not context.autocast
+
+
+def adopt_threads() -> None:
+    """Lets this thread compute on as many threads as `torch.set_num_threads` said on another.
+
+    A thread begins with OpenMP's own number and keeps it, in matrix products, until it asks once:
+    on two cores, 8 rows of BigModel then took up to forty times as long.
+    """
+    torch = _loaded or _torch()
+    if torch is not None:
+        torch.get_num_threads()
 
 
 def transforming() -> bool:
@@ -153,7 +165,7 @@ def take_back(state: bytes | None) -> None:
         set_generator_state(state)
 
 
-@attrs.define
+@attrs.define(eq=False)
 class Drawn:
     """What a drawing run left behind: the generator's state to send back, where one came."""
 

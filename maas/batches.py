@@ -16,7 +16,7 @@ __all__ = ["Group", "Mapped", "batched", "split"]
 S = TypeVar("S")
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Group:
     """One call's argument; `size` arguments made it, None for one that was not put together."""
 

@@ -36,7 +36,7 @@ class Autocast:
     enabled: bool
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Context:
     """What surrounds a call and travels with it.
 
@@ -111,7 +111,8 @@ class Call:
     no guard against a model that changes them or returns them. `caller` is who asks, as the
     server that received the call knows it; it does not travel, and is empty for a call from here.
     `leaves` are the tensors in them that require grad, in the order in which they came; known of
-    a message only.
+    a message only. `likeness` is one and the same in calls that differ in what their arrays hold,
+    and in nothing else but the deadline; known of some messages only.
     """
 
     model: str
@@ -122,9 +123,10 @@ class Call:
     owned: bool = False
     caller: str = ""
     leaves: tuple[Any, ...] = ()
+    likeness: Any = attrs.field(default=None, eq=False, repr=False)
 
 
-@frozen
+@frozen(eq=True)
 class Info:
     """Facts about how an answer came to be.
 

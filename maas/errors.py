@@ -5,6 +5,7 @@
     message
     │   └── LimitExceeded                     more than `Limits` allow
     ├── SignatureError      TypeError         arguments that do not fit the model
+    ├── DataError           ValueError        data that cannot be read, or not be trained on
     ├── NotFound            LookupError       no such model here
     ├── Expired             LookupError       what a server kept for this caller is gone
     ├── Unsupported         NotImplementedError   this place cannot do that
@@ -39,6 +40,7 @@ __all__ = [
     "Cancelled",
     "CodecError",
     "Conflict",
+    "DataError",
     "DeadlineExceeded",
     "Error",
     "Expired",
@@ -87,6 +89,13 @@ class SignatureError(Error, TypeError):
     """Arguments that do not fit the model's signature."""
 
     code = "signature"
+    status = 422
+
+
+class DataError(Error, ValueError):
+    """Data that cannot be read or used; the message names the file, row and column it is about."""
+
+    code = "data"
     status = 422
 
 

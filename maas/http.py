@@ -18,7 +18,7 @@ MSGPACK = "application/vnd.msgpack"
 PROBLEM = "application/problem+json"
 
 
-@frozen
+@frozen(eq=True)
 class Request:
     """A request: `target` as on the request line, header names in lower case.
 
@@ -31,7 +31,7 @@ class Request:
     body: Sequence[Buffer] = ()
 
 
-@frozen
+@frozen(eq=True)
 class Response:
     """A reply: `body` is all there is, or an asynchronous iterator of frames.
 

@@ -89,7 +89,7 @@ def brief(value: Any) -> str:
 # The table: a row a type.
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Kind:
     """How one type crosses.
 

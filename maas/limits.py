@@ -50,6 +50,9 @@ class Leases:
     copies : private copies of models in training.
     copy_bytes : bytes of their weights, buffers and optimizer states together.
     copy_seconds : how long one is kept after its last use.
+    jobs : jobs that are kept, whether they go on or have ended.
+    job_bytes : bytes of their rows, checkpoints and results together.
+    jobs_running : jobs of all callers that run at once; the others wait.
     """
 
     graphs: int = attrs.field(default=1_024, validator=_positive)
@@ -58,3 +61,6 @@ class Leases:
     copies: int = attrs.field(default=8, validator=_positive)
     copy_bytes: int = attrs.field(default=4 * 2**30, validator=_positive)
     copy_seconds: int = attrs.field(default=3_600, validator=_positive)
+    jobs: int = attrs.field(default=64, validator=_positive)
+    job_bytes: int = attrs.field(default=8 * 2**30, validator=_positive)
+    jobs_running: int = attrs.field(default=2, validator=_positive)

@@ -2,15 +2,17 @@
 
 Calling and describing are methods of `Model` itself. Anything else is a function whose first
 parameter is a Model, named by an entry point in the group `maas.methods`: installed, it is
-`model.<name>(...)` for every model, here and there.
+`model.<name>(...)` for every model, here and there. A class that takes the model is made with it
+when it is asked for, so that `model.fit.submit(...)` can stand beside `model.fit(...)`.
 """
 
 import functools
 import importlib
+import types
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["built_in"]
+__all__ = ["bound", "built_in"]
 
 
 @functools.cache
@@ -20,3 +22,8 @@ def built_in(name: str) -> Callable[..., Any] | None:
         "maas.methods", name
     )
     return found
+
+
+def bound(function: Callable[..., Any], model: Any) -> Any:
+    """What `model.<name>` is for the function, or class, behind it."""
+    return function(model) if isinstance(function, type) else types.MethodType(function, model)

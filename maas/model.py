@@ -10,7 +10,6 @@ import os
 import re
 import sys
 import time
-import types
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, ParamSpec, Protocol, Self, TypeVar, overload
@@ -24,11 +23,11 @@ from maas.batching import Batching
 from maas.calls import AMBIENT, CALL, Call, Context
 from maas.errors import Unsupported
 from maas.executors.base import NAME, Executor, Job, ModelInfo, Stream, executor_for, no_method
-from maas.methods import built_in
+from maas.methods import bound, built_in
 from maas.options import DEFAULTS, Options
 from maas.signature import Signature
 
-__all__ = ["Asked", "Model", "connect", "model_name"]
+__all__ = ["Asked", "Model", "connect", "found_by", "model_name"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -302,12 +301,12 @@ class Model(Asked[P, R]):
             )
         methods = self.info.methods
         if name in methods:
-            bound: BoundMethod[..., Any] = BoundMethod.__new__(BoundMethod)
-            return bound._set(self._executor, self._name, name, self._options, self._training)
+            asked: BoundMethod[..., Any] = BoundMethod.__new__(BoundMethod)
+            return asked._set(self._executor, self._name, name, self._options, self._training)
         function = built_in(name)
         if function is None:
             raise no_method(self._name, name, methods)
-        return types.MethodType(function, self)
+        return bound(function, self)
 
     def __dir__(self) -> Iterable[str]:
         return [*super().__dir__(), *(name for name in self.info.methods if name != CALL)]
@@ -452,9 +451,18 @@ def _connect_address(where: str, options: dict[str, Any]) -> Model[..., Any]:
     if scheme == "local":
         target = _imported(rest)
         _check_here(options, where)
-        return target if isinstance(target, Model) else Model(target, **options)
+        model = target if isinstance(target, Model) else Model(target, **options)
+        return found_by(model, rest)
     executor = executor_for(scheme)(where, **options)
     return Model.over(executor, executor.name)
+
+
+def found_by(model: Model[..., Any], path: str) -> Model[..., Any]:
+    """The model, told how another process finds it."""
+    executor: Any = getattr(model.executor, "inner", model.executor)
+    if getattr(executor, "path", path) is None:
+        executor.path = path
+    return model
 
 
 def _imported(path: str) -> Any:

@@ -68,7 +68,7 @@ Slot = tuple[str, Parameter]
 """The name under which an argument is spoken of, and its parameter."""
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Binder:
     """How arguments meet parameters: worked out once for a signature.
 

@@ -34,7 +34,7 @@ ToFields = Callable[[Any], dict[str, Any]]
 FromFields = Callable[[dict[str, Any]], Any]
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Registered:
     """A class that crosses by name: how to take it apart into fields and to build it again."""
 

@@ -280,7 +280,7 @@ def plain_text(value: object) -> str:
 # The check.
 
 
-@attrs.frozen
+@attrs.frozen(eq=False)
 class Mismatch:
     """Why a value does not fit: where inside it, what was wanted there and what was given.
 

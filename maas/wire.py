@@ -33,6 +33,8 @@ from maas.surroundings import context_data, info_data, read_context, read_info
 from maas.values import Packer, Path, Unpacker, brief
 
 __all__ = [
+    "ALIGNMENT",
+    "BIN_MAX",
     "PREFIX",
     "VERSION",
     "Description",

@@ -22,7 +22,7 @@ import torch
 import trustme
 
 import maas
-from maas.cli.plots import plot
+from maas.plots import plot
 
 ROOT = Path(__file__).parents[1]
 PATIENT = 60.0

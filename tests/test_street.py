@@ -21,12 +21,12 @@ MAAS = Path(__file__).parents[1] / "maas"
 STREET = [
     "errors", "limits", "records", "http", "calls",
     "tensors", "charging", "kinds", "leaves", "dates", "registry", "values",
-    "exception_classes", "failures", "surroundings", "wire",
+    "exception_classes", "failures", "surroundings", "wire", "likeness",
     "schema", "hints", "parameters", "signature", "options", "batching", "tracing", "ambient",
     "loops", "versions", "entry_points",
     "backends", "methods", "transports", "executors", "batches", "model", "server", "store",
-    "worker",
-    "data", "train", "compress", "explain", "security", "scale", "testing", "cli", "__main__",
+    "worker", "plots",
+    "data", "train", "jobs", "compress", "explain", "security", "scale", "testing", "cli", "__main__",
 ]  # fmt: skip
 
 # The public names: a table that names every room and imports none of them.

@@ -23,10 +23,10 @@ from maas.backends.base import Method
 from maas.cli import files
 from maas.cli.asking import asked, connected
 from maas.cli.messages import complain, say
-from maas.cli.plots import plot
 from maas.errors import TransportError
 from maas.executors.base import ModelInfo
 from maas.limits import Limits
+from maas.plots import plot
 from maas.server import examples, json_form
 
 __all__ = ["bench"]

@@ -143,6 +143,7 @@ examples:
   maas serve mypkg.models:net --uds /run/maas.sock for this user's processes alone
   maas serve mypkg.models:net --workers 2 --devices cuda:0,cuda:1
   maas serve mypkg.models:net --host 0.0.0.0 --key-file keys.toml --tls-cert c.pem --tls-key k.pem
+  maas serve mypkg.models:net --allow call,describe,train --jobs /var/lib/maas/jobs
   maas serve mypkg.models:net --access-log --log-format json
 
 The page at / shows how the models are doing; /metrics is for Prometheus.
@@ -180,6 +181,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         metavar="ROWS",
         help="let calls that wait go through a model together, up to so many rows",
     )
+    add("--jobs", metavar="FOLDER", help="keep training jobs there; they want the grant train")
     add("--access-log", action="store_true", help="write a line for each request to standard error")
     add(
         "--log-format",

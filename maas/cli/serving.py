@@ -17,6 +17,7 @@ from maas.cli.messages import Mistake, nearest
 from maas.executors.batching import batched
 from maas.executors.local import LocalExecutor
 from maas.executors.spawning import worker_name
+from maas.model import found_by
 from maas.server import logs
 from maas.server.app import Server
 from maas.store.folders import MANIFEST
@@ -54,7 +55,9 @@ def serve(options: argparse.Namespace) -> int:
         models = _models(options)
     if isinstance(models, Server):
         if guarded:
-            raise Mistake("that is a maas.Server, which has its own auth and allow; set them there")
+            raise Mistake(
+                "that is a maas.Server, which has its own auth and allow, and jobs; set them there"
+            )
     else:
         settings |= guarded
     try:
@@ -79,6 +82,8 @@ def _guarded(options: argparse.Namespace) -> dict[str, Any]:
         settings["auth"] = Path(str(_file(options.key_file, "--key-file")))
     if options.allow:
         settings["allow"] = grants(options.allow)
+    if options.jobs:
+        settings["jobs"] = options.jobs
     return settings
 
 
@@ -148,7 +153,8 @@ def _models(options: argparse.Namespace) -> Any:
                 if len(options.targets) > 1 or name:
                     raise Mistake(f"{place} is a maas.Server, and is served alone, without a name")
                 return made
-            _add(found, name or own, _model(made, place, name or own, options))
+            model = _model(made, place, name or own, options)
+            _add(found, name or own, model if Path(place).is_dir() else found_by(model, place))
     return found
 
 

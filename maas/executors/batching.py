@@ -8,11 +8,10 @@ Therefore only pure methods are batched; calls that draw, that stream or that wa
 never are, and go straight to the model.
 """
 
-import logging
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import attrs
@@ -20,68 +19,33 @@ import attrs
 from maas import tensors
 from maas.backends.base import Method
 from maas.batching import Batching
-from maas.calls import AMBIENT, CALL, Call, Context, Info, Result
+from maas.calls import AMBIENT, CALL, Call, Context, Result
 from maas.errors import Cancelled, DeadlineExceeded
 from maas.executors.base import Job, ModelInfo, Stream, late, waited_for
+from maas.executors.batch_rules import Rule, rules_for
+from maas.executors.batch_runs import Asked, Runs, rows_in
 from maas.executors.lanes import Lane
 from maas.executors.local import LocalExecutor
+from maas.executors.meter import Meter
+from maas.executors.placement import Gathering, Placement, Places
+from maas.executors.prompt import Alarm, Prompt, apart, is_apart
 from maas.executors.queue import Queue, Waiting
-from maas.executors.rows import Axes, Plan, gathered, scattered
-from maas.executors.trials import (
-    Verdict,
-    difference,
-    invariant_sizes,
-    mates,
-    size_class,
-    trial_sizes,
-)
+from maas.executors.rows import Plan
+from maas.executors.trials import Verdict, size_class
 from maas.wire import Failure
 
 __all__ = ["BatchingExecutor", "batched"]
 
-_LOG = logging.getLogger("maas")
-
 _MOST_FORMS = 1024
-"""Forms whose verdict is remembered; a form met again after it was forgotten is tried again."""
-_NOT_INVARIANT = "ran alone: in a batch of this model the bits of an answer would differ"
-
-_Size = Callable[[int], int]
-"""The size to which a number of rows is filled up."""
 
 
-@attrs.frozen
-class _Rule:
-    """One method that is batched; `plain` if a caller who finds the model free runs it as it is."""
+@attrs.frozen(eq=False)
+class _Form:
+    """What is known of calls that may go together, and that are equal in all but their rows."""
 
-    method: Method
-    axes: Axes
-    batching: Batching
-    plain: bool
-
-
-@attrs.define(eq=False)
-class _Asked:
-    """One call with the job that waits for its answer; without a plan it runs alone."""
-
-    call: Call
-    rule: _Rule
-    plan: Plan | None
-    job: Job[Any]
-
-    @property
-    def bucket(self) -> Hashable:
-        """What must be equal in calls that go together; None for a call that goes alone."""
-        plan, context = self.plan, self.call.context
-        if plan is None or plan.rows > self.rule.batching.max_batch_size:
-            return None
-        return self.call.method, context.grad, context.training, context.autocast, plan.form
-
-    @property
-    def form(self) -> Hashable:
-        """What must be equal in calls of which one trial tells about all; no mode changes that."""
-        plan = self.plan
-        assert plan is not None  # noqa: S101 - asked only where there is one
-        return self.call.method, self.call.context.autocast, plan.form
+    form: Any
+    verdict: Verdict
+    places: Places = attrs.field(factory=Places)
 
 
 def batched(
@@ -96,48 +60,11 @@ def batched(
     ValueError
         A method that cannot be batched was to be, or nothing can.
     """
-    front = BatchingExecutor(inner, _rules_for(inner.describe().methods, batching))
-    if example is not None:
-        front.try_on(example if type(example) is tuple else (example,))
+    front = BatchingExecutor(inner, rules_for(inner.describe().methods, batching))
+    rule = front.rules.get(CALL)
+    if example is not None and rule is not None:
+        front.runs.try_on(rule, example if type(example) is tuple else (example,))
     return front
-
-
-def _rules_for(methods: Mapping[str, Method], batching: Batching | None) -> dict[str, Batching]:
-    """Which methods are batched, and how: as each one's author declared, or as the model's."""
-    rules: dict[str, Batching] = {}
-    refused: list[str] = []
-    for name, method in methods.items():
-        told = method.batching or batching
-        if told is None:
-            continue
-        why = _unfit(method)
-        if not why:
-            rules[name] = told
-        elif method.batching is not None or name == CALL:
-            raise ValueError(f"{method.label} cannot be batched: {why}")
-        else:
-            refused.append(f"{method.label} {why}")
-    if batching is not None and not rules:
-        raise ValueError(f"nothing here can be batched: {'; '.join(refused) or 'no methods'}")
-    return rules
-
-
-def _unfit(method: Method) -> str:
-    if method.streams or method.asynchronous:
-        return "it streams or is asynchronous"
-    if method.stochastic:
-        return "it draws, so its answer depends on which calls ran before"
-    if not method.pure:
-        return (
-            "a batch that fails is run again in parts; if it may be, declare it "
-            "@maas.method(pure=True)"
-        )
-    return ""
-
-
-def _rule(method: Method, batching: Batching) -> _Rule:
-    plain = not batching.invariant and not batching.max_wait
-    return _Rule(method, Axes(method, batching), batching, plain)
 
 
 class BatchingExecutor:
@@ -160,13 +87,20 @@ class BatchingExecutor:
         self.expect = inner.expect
         self.ready = inner.ready
         self.inner = inner
-        self._rules = {name: _rule(inner.method(name), each) for name, each in rules.items()}
+        self.rules = {name: Rule.of(inner.method(name), each) for name, each in rules.items()}
         self._lock = threading.Lock()
         self._arrived = threading.Condition(self._lock)
         # One model, one queue: its methods take turns, so the bounds are those of the first.
         self._queue = Queue(next(iter(rules.values())), self.name)
-        self._forms: OrderedDict[Hashable, Verdict] = OrderedDict()
-        self._draining = False
+        self.runs = Runs(inner)
+        self._forms: dict[Any, _Form] = {}
+        self._alike: dict[Any, tuple[_Form, Plan]] = {}
+        self._most = max(each.max_batch_size for each in rules.values())
+        self._gathering = Gathering()
+        self._alarm = Alarm(self._ring)
+        self._running: list[Waiting] = []
+        self._draining: Any = None
+        """Who takes what waits: a loop, or True for a thread of the model; None for nobody."""
         self._closed = False
         self._holder = 0
 
@@ -180,12 +114,11 @@ class BatchingExecutor:
     def describe(self, context: Context = AMBIENT) -> ModelInfo:
         """What the model says about itself, and in `details` how it is batched."""
         info = self.inner.describe(context)
-        told = {name: self._told(name, rule) for name, rule in self._rules.items()}
+        told = {name: self._told(name, rule) for name, rule in self.rules.items()}
         return attrs.evolve(info, details={**info.details, "batching": told})
 
-    def _told(self, name: str, rule: _Rule) -> dict[str, Any]:
-        with self._lock:
-            verdicts = [each for form, each in self._forms.items() if form[0] == name]  # type: ignore[index]
+    def _told(self, name: str, rule: Rule) -> dict[str, Any]:
+        verdicts = self.runs.verdicts(name)
         tried = [each for each in verdicts if not each.alone and (each.tried or each.sizes)]
         return {
             "max_batch_size": rule.batching.max_batch_size,
@@ -216,7 +149,7 @@ class BatchingExecutor:
 
     def run(self, call: Call) -> Result:
         """The answer: from this thread if the model is free, else from a batch."""
-        rule = self._rules.get(call.method)
+        rule = self.rules.get(call.method)
         if rule is None:
             return self.inner.run(call)
         if not rule.plain or call.context.deadline is not None:
@@ -242,20 +175,21 @@ class BatchingExecutor:
 
     def submit(self, call: Call) -> Job[Any]:
         """The answer, later; a call that is cancelled or late while it waits is never run."""
-        rule = self._rules.get(call.method)
+        rule = self.rules.get(call.method)
         if rule is None or self._closed or self._passes_by(call, rule.method):
             return self.inner.submit(call)
         entry: Waiting | None = None
         job: Job[Any] = Job(on_cancel=lambda: self._leave(entry))
-        if self._holder == threading.get_ident():
-            # The model asks itself, and would wait for the end of the run that this is part of.
+        if self._holder == threading.get_ident() or is_apart():
+            # A model asks itself, or another one from a loop that it holds: nobody else would run.
             job.settle(self.inner.execute(call, rule.method, 0.0))
             return job
         try:
             # Here and not in the run: what does not fit must not spoil a batch.
             rule.method.signature.check(call.args, call.kwargs, rule.method.label)
             self._check_time(call.context)
-            entry = self._entry(_Asked(call, rule, rule.axes.plan(call), job))
+            asked = Asked(call, rule, rule.axes.plan(call), job)
+            entry = self._entry(asked, self._form(asked))
             self._enqueue(entry)
         except Exception as error:  # noqa: BLE001 - the job's to raise
             job.settle(Failure(error))
@@ -274,10 +208,11 @@ class BatchingExecutor:
         except DeadlineExceeded:
             raise late(self.name) from None
 
-    def _entry(self, asked: _Asked) -> Waiting:
+    def _entry(self, asked: Asked, form: _Form | None) -> Waiting:
         context, plan, batching = asked.call.context, asked.plan, asked.rule.batching
+        alone = plan is None or plan.rows > batching.max_batch_size
         return Waiting(
-            bucket=None if self._known(asked) else asked.bucket,
+            bucket=None if alone or form is None or form.verdict.alone else form,
             rows=1 if plan is None else plan.rows,
             arrived=time.monotonic(),
             work=asked,
@@ -288,12 +223,24 @@ class BatchingExecutor:
             patience=batching.max_wait,
         )
 
-    def _enqueue(self, entry: Waiting) -> None:
+    def _form(self, asked: Asked) -> _Form | None:
+        """What is known of calls like this one; None where it runs alone."""
+        plan, known = asked.plan, asked.bucket
+        if plan is None or known is None:
+            return None
+        found = self._forms.get(known)
+        if found is None:
+            if len(self._forms) >= _MOST_FORMS:
+                self._forms.clear()
+            found = self._forms[known] = _Form(plan.form, self.runs.verdict(asked.form))
+        return found
+
+    def _enqueue(self, entry: Waiting, loop: Any = None) -> None:
         lane = self.inner.pool("batches", 1)  # refuses after a fork, where nobody would drain
         with self._lock:
             evicted = self._queue.offer(entry, entry.arrived)
             try:
-                self._wake(lane)
+                self._wake(lane, loop)
             except BaseException:
                 self._queue.withdraw(entry)
                 raise
@@ -306,32 +253,227 @@ class BatchingExecutor:
             if entry is not None:
                 self._queue.withdraw(entry)
 
-    # The thread that runs batches: one while there is work, none while there is none.
+    # In, from a loop.
 
-    def _wake(self, lane: Lane) -> None:
+    def is_prompt(self, call: Call) -> bool:
+        """Whether a loop may have the answer without a task."""
+        rule = self.rules.get(call.method)
+        if rule is None:
+            return self.inner.is_prompt(call)
+        return not self._closed and not self._passes_by(call, rule.method)
+
+    def prompt(self, call: Call, prompt: Prompt) -> bool:
+        """Answers a call that `is_prompt`, at once or later; False where it would have to wait."""
+        rule = self.rules.get(call.method)
+        if rule is None:
+            return self.inner.prompt(call, prompt)
+        try:
+            self._check_time(call.context)
+            asked, form = self._known(call, rule, prompt)
+        except Exception as error:  # noqa: BLE001 - the caller's to hear
+            prompt.settle(Failure(error))
+            return True
+        if form is not None and self._ran_at_once(asked, form):
+            return True
+        entry = self._entry(asked, form)
+        prompt.on_cancel = partial(self._leave, entry)
+        here = form is not None and self._place(form, entry.rows) is not None
+        try:
+            self._enqueue(entry, prompt.loop if here else None)
+        except Exception as error:  # noqa: BLE001 - too much waits, or no thread can be had
+            prompt.settle(Failure(error))
+        else:
+            self._alarm.set(entry.deadline, prompt.loop)
+        return True
+
+    def _known(self, call: Call, rule: Rule, prompt: Prompt) -> tuple[Asked, _Form | None]:
+        """The call with its plan, and its form; looked at anew only if nothing like it came."""
+        likeness = call.likeness
+        alike = None if likeness is None else self._alike.get(likeness)
+        if alike is not None:
+            known, pattern = alike
+            arrays = (*call.args, *call.kwargs.values())
+            if len(arrays) > likeness.arrays:
+                arrays = tuple(each for each in arrays if tensors.facts(each) is not None)
+            found = Plan(pattern.form, pattern.rows, arrays, pattern.lengths)
+            return Asked(call, rule, found, prompt), known
+        # Here and not in the run: what does not fit must not spoil a batch.
+        rule.method.signature.check(call.args, call.kwargs, rule.method.label)
+        asked = Asked(call, rule, rule.axes.plan(call), prompt)
+        form = self._form(asked)
+        plan = asked.plan
+        if plan is None or form is None or likeness is None or len(plan.arrays) < likeness.arrays:
+            return asked, form  # where an array has no rows, its contents are part of the form
+        if len(self._alike) >= _MOST_FORMS:
+            self._alike.clear()
+        self._alike[likeness] = form, attrs.evolve(plan, arrays=())
+        return asked, form
+
+    def _place(self, form: _Form, rows: int) -> Placement | None:
+        """What says that a run of so many rows goes on the loop; never one that is to be tried."""
+        verdict = form.verdict
+        if rows > 1 and not (verdict.alone or verdict.sizes or size_class(rows) in verdict.tried):
+            return None
+        return form.places.here(size_class(rows))
+
+    def _ran_at_once(self, asked: Asked, form: _Form) -> bool:
+        """Runs a call that is alone, and is expected to stay so, if it is short and can run now."""
+        rows, rule = asked.plan.rows if asked.plan is not None else 1, asked.rule
+        if not self._gathering.lone or not rule.plain:
+            return False
+        place = self._place(form, rows)
+        if place is None or self._draining is not None:
+            return False
+        with self._lock:
+            if not self._queue.claim(time.monotonic()):
+                return False
+        self._gathering.ran_alone()
+        entry = self._entry(asked, None)
+        ran = self._run_here([entry], place)
+        with self._lock:
+            if not ran:
+                self._queue.done(time.monotonic())
+            if self._queue.calls:
+                self._wake(self.inner.pool("batches", 1))
+        return ran
+
+    # Out: one thread or one loop takes what waits while there is work, nobody while there is none.
+
+    def _wake(self, lane: Lane, loop: Any = None) -> None:
         """Under the lock: sees to it that somebody takes what waits once the model is free."""
-        if self._draining:
+        if self._draining is True:
             self._arrived.notify()
-        elif self._queue.due(time.monotonic()) is not None:
-            self._draining = True
-            try:
-                lane.put(self._drain, self._stopped)
-            except BaseException:
-                self._draining = False
-                raise
+            return
+        if self._draining is not None:
+            if not self._draining.is_closed():
+                return  # it looks at its next turn
+            self._draining = None
+        if self._queue.due(time.monotonic()) is None:
+            return
+        if loop is not None:
+            self._draining = loop
+            loop.call_soon(self._turn, loop)
+        else:
+            self._put(lane, None)
+
+    def _put(self, lane: Lane, batch: list[Waiting] | None) -> None:
+        before, self._draining = self._draining, True
+        try:
+            lane.put(partial(self._drain, batch), self._stopped)
+        except BaseException:
+            self._draining = before
+            raise
 
     def _stopped(self, _error: Exception) -> None:
-        self._draining = False
+        self._draining = None
 
-    def _drain(self) -> None:
+    # On a thread.
+
+    def _drain(self, batch: list[Waiting] | None) -> None:
+        if batch is not None:
+            self._run_there(batch)
         while (batch := self._next()) is not None:
+            if self._handed_over(batch):
+                return
+            self._run_there(batch)
+
+    def _handed_over(self, batch: list[Waiting]) -> bool:
+        """Whether a loop takes it from here: it has become known that such batches are short."""
+        form, job = batch[0].bucket, batch[0].work.job
+        if type(form) is not _Form or type(job) is not Prompt:
+            return False
+        if self._place(form, rows_in(batch)) is None:
+            return False
+        self._draining = job.loop
+        try:
+            job.loop.call_soon_threadsafe(self._run_or_pass_on, batch, job.loop)
+        except RuntimeError:  # it has closed
+            self._draining = True
+            return False
+        return True
+
+    def _run_there(self, batch: list[Waiting]) -> None:
+        self._holder = threading.get_ident()
+        self._running = batch
+        meter = Meter()
+        try:
+            self.runs.answer([entry for entry in batch if not entry.work.job.done()])
+        finally:
+            self._holder = 0
+            self._running = []
+            form = batch[0].bucket
+            if type(form) is _Form:
+                form.places.there(size_class(rows_in(batch))).ran(meter.cost())
+            with self._lock:
+                self._queue.done(time.monotonic())
+
+    # On a loop.
+
+    def _turn(self, loop: Any) -> None:
+        """One turn of the loop, in which others may have come."""
+        queue = self._queue
+        full = queue.rows >= self._most
+        if not self._gathering.turn(queue.calls, full=full):
+            loop.call_soon(self._turn, loop)
+            return
+        with self._lock:
+            taken = queue.take(time.monotonic())
+            if not taken.batch and not taken.late:
+                if queue.due(time.monotonic()) is None:
+                    self._draining = None
+                else:
+                    # Somebody is held back for company, and a loop does not wait.
+                    self._put(self.inner.pool("batches", 1), None)
+                return
+        for entry in taken.late:
+            entry.work.job.settle(Failure(self._too_late(entry)))
+        if taken.batch:
+            self._run_or_pass_on(taken.batch, loop)
+        else:
+            loop.call_soon(self._turn, loop)
+
+    def _run_or_pass_on(self, batch: list[Waiting], loop: Any) -> None:
+        form = batch[0].bucket
+        place = self._place(form, rows_in(batch)) if type(form) is _Form else None
+        if place is not None and self._run_here(batch, place):
+            loop.call_soon(self._turn, loop)
+        else:
+            with self._lock:
+                self._put(self.inner.pool("batches", 1), batch)
+
+    def _run_here(self, batch: list[Waiting], place: Placement) -> bool:
+        """Runs a batch on this thread, a loop's; False where it would have to wait for others."""
+        asked: Asked = batch[0].work
+        if not self.inner.hold(asked.call.context, asked.rule.method):
+            return False
+        with apart():
             self._holder = threading.get_ident()
+            meter = Meter()
             try:
-                self._answer([entry for entry in batch if not entry.work.job.done()])
+                self.runs.answer([entry for entry in batch if not entry.work.job.done()])
             finally:
+                self.inner.let_go()
                 self._holder = 0
+                place.ran(meter.cost())
                 with self._lock:
                     self._queue.done(time.monotonic())
+        return True
+
+    def _ring(self) -> float | None:
+        """Releases those whose deadline has passed; when it passes for the next."""
+        now = time.monotonic()
+        with self._lock:
+            waiting = [*self._queue, *self._running]
+        deadlines = []
+        for entry in waiting:
+            job, deadline = entry.work.job, entry.deadline
+            if deadline is None or type(job) is not Prompt or job.done():
+                continue
+            if deadline <= now:
+                job.settle(Failure(late(self.name)))
+            else:
+                deadlines.append(deadline)
+        return min(deadlines, default=None)
 
     def _next(self) -> list[Waiting] | None:
         """The next batch, waited for while somebody waits for company; None where nobody waits."""
@@ -341,7 +483,7 @@ class BatchingExecutor:
                 if not taken.batch and not taken.late:
                     pause = self._queue.due(time.monotonic())
                     if pause is None:
-                        self._draining = False
+                        self._draining = None
                         return None
                     self._arrived.wait(pause)
             for entry in taken.late:
@@ -362,259 +504,3 @@ class BatchingExecutor:
             self._queue.done(time.monotonic())
             if self._queue.calls:
                 self._wake(self.inner.pool("batches", 1))
-
-    # A run.
-
-    def _answer(self, entries: list[Waiting]) -> None:
-        try:
-            if entries:
-                self._answer_fairly(entries)
-        except BaseException as error:  # noqa: BLE001 - a fault of this file must not stop the queue
-            _LOG.exception("a batch of %s failed", self.name)
-            for entry in entries:
-                entry.work.job.settle(Failure(self.inner.presentable(error)))
-
-    def _answer_fairly(self, entries: list[Waiting]) -> None:
-        asked: _Asked = entries[0].work
-        if entries[0].bucket is None:
-            self._alone(entries[0], note=self._known(asked))
-            return
-        verdict = self._verdict(asked.form)
-        if asked.rule.batching.invariant and not verdict.sizes and not verdict.alone:
-            self._find_sizes(asked, verdict)
-        if verdict.alone:
-            for entry in entries:
-                if not entry.work.job.done():
-                    self._alone(entry, note=verdict.alone)
-        elif verdict.sizes:
-            self._invariant(entries, verdict)
-        elif len(entries) == 1:
-            self._alone(entries[0])
-        elif size_class(_rows(entries)) in verdict.tried:
-            self._together(entries, _as_it_is)
-        else:
-            self._trial(entries, verdict)
-
-    def _alone(self, entry: Waiting, *, note: str = "") -> Result | Failure:
-        """Runs a call as if nothing stood here, and settles its job."""
-        asked: _Asked = entry.work
-        queued = time.monotonic() - entry.arrived
-        answer = self.inner.execute(asked.call, asked.rule.method, queued)
-        if note and isinstance(answer, Result):
-            answer = Result(answer.value, attrs.evolve(answer.info, note=note), answer.rng)
-        asked.job.settle(answer)
-        return answer
-
-    def _together(self, entries: Sequence[Waiting], size: _Size) -> None:
-        if len(entries) == 1:
-            self._single(entries[0], size)
-        elif not self._attempt(entries, size(_rows(entries))):
-            self._bisect(entries, size)
-
-    def _attempt(self, entries: Sequence[Waiting], size: int) -> bool:
-        """Runs calls together and settles their jobs, if the run does not fail."""
-        started = time.monotonic()
-        answer = self._run_together([entry.work for entry in entries], size)
-        if isinstance(answer, Failure):
-            return False
-        for entry, value in zip(entries, answer.value, strict=True):
-            asked: _Asked = entry.work
-            info = Info(
-                device=answer.info.device,
-                batch_size=len(entries),
-                queue_seconds=started - entry.arrived,
-                compute_seconds=answer.info.compute_seconds,
-            )
-            # A server makes bytes of it at once; anybody else may keep it and write to it.
-            asked.job.settle(Result(value if asked.call.owned else _own(value), info))
-        return True
-
-    def _run_together(self, asked: Sequence[_Asked], size: int) -> Result | Failure:
-        """Each call's part of one run's answer, as a list, in the memory of the whole answer."""
-        first = asked[0]
-        plans = [each.plan for each in asked if each.plan is not None]
-        context = first.call.context
-        if context.deadline is not None or context.key is not None:
-            context = attrs.evolve(context, deadline=None, key=None)
-        try:
-            args, kwargs = gathered(plans, size)
-            call = Call(first.call.model, first.call.method, args, kwargs, context, owned=True)
-            answer = self.inner.execute(call, first.rule.method, 0.0)
-            if isinstance(answer, Failure):
-                return answer
-            parts = scattered(answer.value, plans, size, first.rule.axes.returns)
-        except Exception as error:  # noqa: BLE001 - arrays that cannot be joined, a wrong answer
-            return Failure(error)
-        return Result(parts, answer.info)
-
-    def _bisect(self, entries: Sequence[Waiting], size: _Size) -> None:
-        """Answers calls of which one makes their run fail, in at most 2 log2(n) more runs.
-
-        Where the first half goes well the culprit is in the second, which is not run whole
-        only to find that out.
-        """
-        entries = [entry for entry in entries if not entry.work.job.done()]
-        if len(entries) < 2:
-            for entry in entries:
-                self._single(entry, size)
-            return
-        middle = len(entries) // 2
-        first, second = entries[:middle], entries[middle:]
-        if self._went_well(first, size):
-            self._bisect(second, size)
-        else:
-            self._together(second, size)
-
-    def _went_well(self, entries: Sequence[Waiting], size: _Size) -> bool:
-        if len(entries) == 1:
-            return self._single(entries[0], size)
-        well = self._attempt(entries, size(_rows(entries)))
-        if not well:
-            self._bisect(entries, size)
-        return well
-
-    def _single(self, entry: Waiting, size: _Size) -> bool:
-        """One call by itself, filled up where that is how it would be alone; whether it went well.
-
-        What fails is run once more as it came, for the error that it has alone.
-        """
-        filled = size(entry.rows) != entry.rows and self._attempt([entry], size(entry.rows))
-        return filled or isinstance(self._alone(entry), Result)
-
-    # Trials.
-
-    def _known(self, asked: _Asked) -> str:
-        """Why the call runs alone, if that is known."""
-        verdict = None if asked.plan is None else self._forms.get(asked.form)
-        return "" if verdict is None else verdict.alone
-
-    def _verdict(self, form: Hashable) -> Verdict:
-        with self._lock:
-            verdict = self._forms.get(form)
-            if verdict is None:
-                verdict = self._forms[form] = Verdict()
-                if len(self._forms) > _MOST_FORMS:
-                    self._forms.popitem(last=False)
-            else:
-                self._forms.move_to_end(form)
-        return verdict
-
-    def _trial(self, entries: Sequence[Waiting], verdict: Verdict) -> None:
-        """Runs calls together and each alone; they get what came alone."""
-        together = self._run_together([entry.work for entry in entries], _rows(entries))
-        alone = [self._alone(entry) for entry in entries]
-        self._judge(verdict, entries[0].work, _rows(entries), together, alone)
-
-    def _judge(
-        self,
-        verdict: Verdict,
-        asked: _Asked,
-        rows: int,
-        together: Result | Failure,
-        alone: Sequence[Result | Failure],
-    ) -> None:
-        """Writes down what a run together showed beside the same calls alone."""
-        if any(isinstance(answer, Failure) for answer in alone):
-            return
-        if isinstance(together, Failure):
-            error = together.error
-            verdict.strike(f"ran alone: a batch raised {type(error).__name__}: {error!s:.120}")
-            return
-        worst, too_far = difference(
-            [answer.value for answer in alone if isinstance(answer, Result)],
-            together.value,
-            asked.call.context,
-            asked.rule.batching.tolerance,
-        )
-        if too_far:
-            verdict.strike(f"ran alone: in a batch the answer would differ by {worst:.2g} of it")
-        else:
-            verdict.tried.add(size_class(rows))
-            verdict.tolerance = max(verdict.tolerance, worst)
-
-    def _invariant(self, entries: Sequence[Waiting], verdict: Verdict) -> None:
-        """Runs calls in batches of the sizes that agree; one that is larger as it is."""
-        most = verdict.sizes[-1]
-        batch: list[Waiting] = []
-        for entry in entries:
-            if batch and _rows(batch) + entry.rows > most:
-                self._together(batch, verdict.size_for)
-                batch = []
-            batch.append(entry)
-        self._together(batch, verdict.size_for)
-
-    def _find_sizes(self, asked: _Asked, verdict: Verdict) -> None:
-        plan = asked.plan
-        assert plan is not None  # noqa: S101 - a call without one has no form
-        try:
-            sizes = invariant_sizes(plan, asked.rule.batching.max_batch_size, self._stand_in(asked))
-        except Exception:  # noqa: BLE001 - the model's own, on rows that nobody sent
-            sizes = ()
-        if sizes and sizes[-1] > 1:
-            verdict.sizes = sizes
-        else:
-            verdict.alone = _NOT_INVARIANT
-
-    def _stand_in(self, asked: _Asked) -> Callable[[Sequence[Plan], int], list[Any]]:
-        """Runs plans that are nobody's calls."""
-
-        def run(plans: Sequence[Plan], size: int) -> list[Any]:
-            made = [_Asked(asked.call, asked.rule, plan, asked.job) for plan in plans]
-            answer = self._run_together(made, size)
-            if isinstance(answer, Failure):
-                raise answer.error
-            parts: list[Any] = answer.value
-            return parts
-
-        return run
-
-    def try_on(self, example: tuple[Any, ...]) -> None:
-        """Tries batches of all sizes on rows like those of one real call of the model itself."""
-        rule = self._rules.get(CALL)
-        training = False if self.inner.backend.training is not None else None
-        call = Call(self.name, CALL, example, context=Context(grad=False, training=training))
-        plan = None if rule is None else rule.axes.plan(call)
-        if rule is None or plan is None:
-            return
-        asked = _Asked(call, rule, plan, Job())
-        verdict = self._verdict(asked.form)
-        if rule.batching.invariant:
-            self._find_sizes(asked, verdict)
-        else:
-            self._try_sizes(asked, plan, verdict)
-
-    def _try_sizes(self, asked: _Asked, plan: Plan, verdict: Verdict) -> None:
-        most = asked.rule.batching.max_batch_size
-        rows = mates(plan, most)
-        run = self._stand_in(asked)
-        alone: list[Result | Failure] = []
-        for row in rows:
-            try:
-                alone.append(Result(run([row], 1)[0]))
-            except Exception:  # noqa: BLE001 - the model knows no such rows; real calls will show
-                return
-        for size in trial_sizes(most):
-            made = [_Asked(asked.call, asked.rule, row, asked.job) for row in rows[:size]]
-            together = self._run_together(made, size)
-            self._judge(verdict, asked, size, together, alone[:size])
-            if verdict.alone:
-                return
-
-
-def _as_it_is(rows: int) -> int:
-    return rows
-
-
-def _rows(entries: Sequence[Waiting]) -> int:
-    return sum(entry.rows for entry in entries)
-
-
-def _own(value: Any) -> Any:
-    """The value in memory that no other caller's answer lies in."""
-    kind = type(value)
-    if kind is tuple:
-        return tuple(map(_own, value))
-    if kind is dict:
-        return {key: _own(each) for key, each in value.items()}
-    adapter = tensors.CLAIMED.get(kind)
-    return value if adapter is None else adapter.copy(value)

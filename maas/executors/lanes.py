@@ -60,10 +60,12 @@ class Lane:
         # A daemon, since Python waits for others without waking them; `_finish` waits.
         thread = threading.Thread(target=self._work, name=self._name, daemon=True)
         self._threads.add(thread)
+        _begun.add(thread)
         try:
             thread.start()
         except RuntimeError:  # this process may have no more
             self._threads.discard(thread)
+            _begun.discard(thread)
             if not self._threads:
                 self._waiting.pop()
                 raise
@@ -124,23 +126,29 @@ class Lane:
             given_up(Cancelled("the model was closed before this call began"))
 
     def finish(self) -> None:
-        """Waits until all work is done, and its threads are gone."""
+        """Does what has been put, and lets its threads end."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
-            threads = list(self._threads)
-        for thread in threads:
-            thread.join()
 
 
 _lanes: "weakref.WeakSet[Lane]" = weakref.WeakSet()
+_begun: "weakref.WeakSet[threading.Thread]" = weakref.WeakSet()
 if hasattr(os, "register_at_fork"):
     # Their threads stayed with the parent.
     os.register_at_fork(after_in_child=_lanes.clear)
+    os.register_at_fork(after_in_child=_begun.clear)
 
 
 @atexit.register
 def _finish() -> None:
-    """At the end of the process, what was submitted is still done."""
+    """At the end of the process, what was submitted is still done, and every thread is gone.
+
+    Python would cut off one that is about to end where it stands. If that is in C++, as where
+    torch's thread-local memory goes, the process is aborted: "terminate called without an active
+    exception".
+    """
     for lane in list(_lanes):
         lane.finish()
+    for thread in list(_begun):
+        thread.join()

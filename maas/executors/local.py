@@ -34,7 +34,10 @@ from maas.executors.base import (
     waited_for,
 )
 from maas.executors.lanes import Lane
+from maas.executors.meter import Meter
 from maas.executors.modes import ModeGate
+from maas.executors.placement import Placement
+from maas.executors.prompt import Prompt, apart, is_apart
 from maas.failures import presentable
 from maas.loops import LoopThread
 from maas.signature import Signature
@@ -46,6 +49,7 @@ __all__ = ["LocalExecutor"]
 T = TypeVar("T")
 
 _THREADS = min(8, (os.cpu_count() or 1) + 4)
+_MOST_PLACES = 1024
 _UNTIMED = Info()
 _NOTHING_DRAWN = ambient.Drawn()
 
@@ -59,6 +63,9 @@ class LocalExecutor:
 
     where = "here"
 
+    path: str | None = None
+    """Import path of the target, where somebody named it by one."""
+
     def __init__(self, backend: Backend, name: str) -> None:
         self._backend = backend
         self.name = name
@@ -69,6 +76,7 @@ class LocalExecutor:
         self._pid = os.getpid()
         self._closed = False
         self._trained = False
+        self._places: dict[Any, Placement] = {}
 
     def trained(self) -> "LocalExecutor":
         """The same, for a caller who trains: results are part of the parameters' graph too."""
@@ -186,6 +194,50 @@ class LocalExecutor:
             self.release_at(call.context.deadline, job)
         return job
 
+    # On the loop.
+
+    def _place(self, call: Call) -> Placement:
+        found = self._places.get(call.likeness)
+        if found is None:
+            if len(self._places) >= _MOST_PLACES:
+                self._places.clear()
+            found = self._places[call.likeness] = Placement()
+        return found
+
+    def is_prompt(self, call: Call) -> bool:
+        """Whether calls like this one are known to be short."""
+        place = self._places.get(call.likeness)
+        return place is not None and place.here and not self._closed
+
+    def prompt(self, call: Call, prompt: Prompt) -> bool:
+        """Answers a call that `is_prompt` on this thread; False where it would have to wait."""
+        method, place = self.method(call.method), self._place(call)
+        if not self.hold(call.context, method):
+            return False
+        with apart():
+            meter = Meter()
+            try:
+                call.context.remaining()
+                answer = self.execute(call, method, 0.0)
+            except DeadlineExceeded as error:
+                answer = Failure(error)
+            finally:
+                self._gate.leave()
+            place.ran(meter.cost())
+            prompt.settle(answer)
+        return True
+
+    def hold(self, context: Context, method: Method) -> bool:
+        """Sees to it that calls like this one need not wait for others until `let_go`, if it can.
+
+        False where it would have to wait now, or the call draws, or must not overlap others.
+        """
+        return not method.asynchronous and self._gate.enter_at_once(context, method)
+
+    def let_go(self) -> None:
+        """Ends what `hold` began."""
+        self._gate.leave()
+
     def release_at(self, deadline: float, job: Job[Any]) -> None:
         """Releases the caller at the deadline; a module that runs goes on for nothing."""
         _coroutines.call_at(deadline, lambda: job.expire(Failure(late(self.name))))
@@ -199,7 +251,11 @@ class LocalExecutor:
         try:
             if not job.done():
                 call.context.remaining()
-                job.settle(self.execute(call, method, time.monotonic() - arrived))
+                meter = Meter()
+                answer = self.execute(call, method, time.monotonic() - arrived)
+                if call.likeness is not None and not method.exclusive:
+                    self._place(call).ran(meter.cost())
+                job.settle(answer)
         except DeadlineExceeded as error:
             job.settle(Failure(error))
         finally:
@@ -212,7 +268,10 @@ class LocalExecutor:
             context = attrs.evolve(context, parameters=True)
             call = attrs.evolve(call, context=context)
         drawn = _NOTHING_DRAWN
-        started = 0.0 if queued is None else time.perf_counter()
+        started = 0.0
+        if queued is not None:
+            ambient.adopt_threads()
+            started = time.perf_counter()
         try:
             method.signature.check(call.args, call.kwargs, method.label)
             draws = self._gate.enter(context, method)
@@ -248,9 +307,10 @@ class LocalExecutor:
         """The error as callers see it; see `failures.presentable`."""
         if (
             isinstance(error, KeyboardInterrupt)
+            and not is_apart()
             and threading.current_thread() is threading.main_thread()
         ):
-            # A person pressed Ctrl-C during a call on the main thread; no server runs models there.
+            # A person pressed Ctrl-C during a call on the main thread; a loop is told of it.
             raise error
         return presentable(error)
 

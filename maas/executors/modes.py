@@ -57,6 +57,24 @@ class ModeGate:
             self._inside += 1
             return draws
 
+    def enter_at_once(self, context: Context, method: Method) -> bool:
+        """As `enter` for a call that neither draws nor is exclusive; False where it had to wait."""
+        with self._lock:
+            mode = context.training
+            if mode is None:
+                mode = self._backend.training if self._own is None else self._own
+            if mode is True or method.stochastic or method.exclusive or context.seed is not None:
+                return False
+            if self._inside and (self._exclusive or self._mode is not mode):
+                return False
+            if not self._inside:
+                self._mode = mode
+                self._exclusive = False
+                if mode is not self._backend.training:
+                    self._switch(mode)
+            self._inside += 1
+            return True
+
     def _wait(self, context: Context) -> None:
         left = context.remaining()
         self._waiting += 1

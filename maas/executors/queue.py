@@ -252,9 +252,14 @@ class Queue:
         self._count(entry, -1)
         return True
 
+    def __iter__(self) -> Iterator[Waiting]:
+        """All who wait."""
+        for line in self._lines.values():
+            yield from line
+
     def everyone(self) -> list[Waiting]:
         """Empties the queue: all who waited."""
-        found = [entry for line in self._lines.values() for entry in line]
+        found = list(self)
         self._lines.clear()
         self._shares.clear()
         self.calls = self.rows = 0

@@ -91,6 +91,25 @@ class RemoteExecutor:
         self._expected: tuple[Signature, str] | None = None
         self._negotiating: asyncio.Lock | None = None
         self._serial: concurrent.futures.ThreadPoolExecutor | None = None
+        self._origin: RemoteExecutor | None = None
+
+    def beside(self, address: str) -> "RemoteExecutor":
+        """Asks another version, or another model, of the same server, over the same connections.
+
+        These stay those of the `origin`, which closes them.
+        """
+        parent = self._known().address.rpartition("/")[0]
+        root = self.where.removesuffix(self._path) if "://" in self.where else None
+        where = self.where if root is None else f"{root}{parent}/{address}"
+        other = RemoteExecutor(self._transport, f"{parent}/{address}", where, limits=self._limits)
+        other._ask_headers, other._call_headers = self._ask_headers, self._call_headers
+        other._origin = self.origin
+        return other
+
+    @property
+    def origin(self) -> "RemoteExecutor":
+        """The executor whose connections these are."""
+        return self._origin or self
 
     # The conversation: no I/O in it.
 
@@ -496,7 +515,8 @@ class RemoteExecutor:
         self._let_go()
 
     def _let_go(self) -> None:
-        self._transport.close()
+        if self._origin is None:
+            self._transport.close()
         if self._serial is not None:
             self._serial.shutdown(wait=False)
 

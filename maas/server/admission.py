@@ -23,7 +23,7 @@ from maas import tensors
 from maas.calls import Call
 from maas.errors import LimitExceeded, Overloaded
 
-__all__ = ["KINDS", "MAX_PENDING", "Quota", "Quotas", "Slots", "rows_of"]
+__all__ = ["KINDS", "MAX_PENDING", "Quota", "Quotas", "Slots", "rows_in", "rows_of"]
 
 KINDS = ("requests", "rows", "bytes")
 
@@ -125,6 +125,12 @@ def rows_of(call: Call) -> int:
             if facts is not None and facts[1]:
                 return facts[1][0]
     return 1
+
+
+def rows_in(array: Any) -> int:
+    """The first dimension of one array; 1 where it has none."""
+    facts = tensors.facts(array)
+    return facts[1][0] if facts is not None and facts[1] else 1
 
 
 class Slots:

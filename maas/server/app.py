@@ -1,6 +1,7 @@
 """`Server`, which stands in front of models, and `serve`, which gives it a door of its own."""
 
 import contextlib
+import os
 import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -47,6 +48,7 @@ class Server:
         model itself, so targets are then import paths (`"package.module:name"`), functions that
         can be imported, or model folders.
     devices : torch devices for the workers, dealt out in turn.
+    jobs : folder where training jobs are kept; None to keep none. Those that it holds go on.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Server:
         max_pending: int = MAX_PENDING,
         workers: int | None = None,
         devices: Sequence[str] = (),
+        jobs: str | os.PathLike[str] | None = None,
     ) -> None:
         if devices and workers is None:
             raise TypeError("devices= is for workers; give workers= as well, or a Model its device")
@@ -77,10 +80,12 @@ class Server:
             tracebacks=tracebacks,
             quotas=quotas,
             max_pending=max_pending,
+            jobs=None if jobs is None else Path(jobs),
         )
         try:
             for address, target in self._named(models).items():
                 self._add(address, target, ready=True)
+            self.handler.open()
         except BaseException:
             self.close()
             raise
@@ -223,7 +228,11 @@ class Server:
                 version.executor.ready(max(0.0, until - time.monotonic()))
 
     def close(self) -> None:
-        """Unloads every model, and closes what the server itself wrapped, workers among it."""
+        """Unloads every model, and closes what the server itself wrapped, workers among it.
+
+        Training jobs go on; a server over the same folder finds them.
+        """
+        self.handler.close()
         for name in self.handler.catalogue.names:
             with contextlib.suppress(NotFound, DeadlineExceeded):
                 self.unload(name)
@@ -281,6 +290,7 @@ def serve(
     max_pending: int = MAX_PENDING,
     workers: int | None = None,
     devices: Sequence[str] = (),
+    jobs: str | os.PathLike[str] | None = None,
     insecure: bool = False,
     patience: Patience | None = None,
     block: bool = True,
@@ -292,6 +302,7 @@ def serve(
     models, auth, allow, limits, leases, tracebacks, quotas, max_pending, workers, devices : as
         `Server` has them; `models` may be a `Server`. With workers, it listens once one of each
         model is ready.
+    jobs : as `Server` has it.
     host, port : where to listen; port 0 takes a free one.
     uds : path of a unix socket to listen on instead.
     tls_cert, tls_key : files of a certificate chain and its key, to speak TLS.
@@ -308,8 +319,10 @@ def serve(
         The address is taken.
     """
     made = not isinstance(models, Server)
-    if not made and (workers is not None or devices):
-        raise TypeError("workers= and devices= are the Server's own; give them to maas.Server")
+    if not made and (workers is not None or devices or jobs is not None):
+        raise TypeError(
+            "workers=, devices= and jobs= are the Server's own; give them to maas.Server"
+        )
     server = (
         Server(
             models,
@@ -322,6 +335,7 @@ def serve(
             max_pending=max_pending,
             workers=workers,
             devices=devices,
+            jobs=jobs,
         )
         if made
         else models

@@ -112,7 +112,8 @@ def _refusal(admission: Admission, error: Error) -> Response:
 
 
 async def _answer(front: Front, admission: Admission, body: bytearray, send: _Send) -> None:
-    response = await front.answer(admission, body)
+    answer = front.answer(admission, body)
+    response = answer if isinstance(answer, Response) else await answer
     if not isinstance(response.body, AsyncIterator):
         await _send_whole(response, send)
         return

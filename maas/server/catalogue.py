@@ -34,6 +34,7 @@ class Version:
     name, version, address : `net`, `v2` and `net@v2`.
     model : what answers.
     owned : whether the server itself wrapped what answers, and therefore closes it.
+    may_be_prompt : whether what answers knows calls that need no task; see `executors/prompt.py`.
     ready : whether it takes calls; a version that is being loaded does not.
     info, headers : what was last learned of it, and what every answer of it says about it.
     calls : how many hold it.
@@ -45,6 +46,7 @@ class Version:
         self.name, _, self.version = address.partition("@")
         self.model = model
         self.executor = model.executor
+        self.may_be_prompt = hasattr(self.executor, "is_prompt")
         self.ready = ready
         self.info: ModelInfo | None = None
         self.headers: Headers = self.described_by("")

@@ -20,7 +20,7 @@ import enum
 import ipaddress
 import logging
 import socket
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
 from typing import Any, cast
 
 import attrs
@@ -28,10 +28,10 @@ import attrs
 from maas.errors import Overloaded
 from maas.http import Buffer, Response
 from maas.server.framing import Chunked, HeadReader, Opening, Refusal, Sized
-from maas.server.front import Admission, Front
-from maas.server.outlet import Outlet
+from maas.server.front import Admission, Front, Pending
+from maas.server.outlet import JOINED, Outlet
 from maas.server.patience import Patience
-from maas.server.replies import CONTINUE, LAST_CHUNK, chunk, head, problem, whole
+from maas.server.replies import CONTINUE, LAST_CHUNK, chunk, head, problem, size, whole
 
 __all__ = ["Connection", "Shared"]
 
@@ -61,7 +61,8 @@ class Shared:
         self.held = 0
         self.accepted = 0
         self.refusals: dict[int, int] = {}
-        self.draining = False
+        self.draining = False  # replies say that they are the last
+        self.closing = False  # nobody is accepted any more; what lies idle is closed
         self.emptied = asyncio.Event()
 
     def hold(self, count: int) -> None:
@@ -112,7 +113,7 @@ class Connection(asyncio.BufferedProtocol):
         self._admission = _NONE
         self._body: Sized | Chunked | None = None
         self._held = 0
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | Pending | None = None
         self._computing = False
         self._paused = False
         self._closes = False
@@ -141,10 +142,10 @@ class Connection(asyncio.BufferedProtocol):
         self._shared.connections.discard(self)
         if not self._shared.connections:
             self._shared.emptied.set()
-        if self._task is None:
-            self._release()
-        else:
+        if self._task is not None:
             self._task.cancel()
+        if not isinstance(self._task, asyncio.Task):
+            self._release()
 
     def eof_received(self) -> bool:
         """Half a close.
@@ -232,7 +233,8 @@ class Connection(asyncio.BufferedProtocol):
             self._closes = True  # a body follows that nobody reads, so nothing after it is found
         else:
             del self._inbox[:length]
-        self._start(self._reply(response))
+        self._stage = Stage.ANSWER
+        self._give(response)
 
     def _receive(self, opening: Opening, cap: int) -> None:
         length = opening.length
@@ -268,26 +270,66 @@ class Connection(asyncio.BufferedProtocol):
         self._shared.held -= self._held
         self._held = 0
 
-    # Answering: one task for each request
+    # Answering: at once, or once the front says so, or in a task
 
     def _ask(self, body: bytearray) -> None:
         self._body = None
-        self._start(self._exchange(body))
-
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
         self._stage = Stage.ANSWER
-        self._task = asyncio.get_running_loop().create_task(work)
-        self._shared.tasks.add(self._task)
-        self._task.add_done_callback(self._answered)
-
-    async def _exchange(self, body: bytearray) -> None:
         self._computing = True
         try:
-            response = await self._shared.front.answer(self._admission, body)
+            answer = self._shared.front.answer(self._admission, body)
+        except Exception:
+            log.exception("the front failed to answer a request")
+            answer = problem(500, FAILED)
+        if isinstance(answer, Response):
+            self._give(answer)
+        elif isinstance(answer, Pending):
+            self._task = answer
+            answer.then = self._give
+        else:
+            waiting = answer
+            # A task that is cancelled before it begins leaves what it was to wait for unbegun.
+            self._start(self._exchange(waiting)).add_done_callback(lambda _: _close(waiting))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        task = self._task = asyncio.get_running_loop().create_task(work)
+        self._shared.tasks.add(task)
+        task.add_done_callback(self._answered)
+        return task
+
+    def _give(self, response: Response) -> None:
+        """Send what can be sent without waiting; most replies can."""
+        self._task = None
+        self._computing = False
+        if not isinstance(response.body, Sequence) or size(response.body) > JOINED:
+            self._start(self._reply(response))
+            return
+        self._release()
+        if self._transport.is_closing():
+            return  # the peer left before its reply was out
+        self._closes = self._closes or self._shared.draining
+        try:
+            self._write(response)
+        except ValueError:
+            log.exception("a reply broke off")
+            self._transport.abort()
+            return
+        if self._outlet.full:
+            self._start(self._outlet.emptied())
+        else:
+            self._go_on()
+
+    def _write(self, response: Response) -> None:
+        bodiless = self._opening.head.method == "HEAD"
+        buffers = whole(response, close=self._closes, bodiless=bodiless)
+        self._outlet.write(b"".join(buffers))
+
+    async def _exchange(self, answer: Awaitable[Response]) -> None:
+        try:
+            response = await answer
         except Exception:
             log.exception("the front failed to answer a request")
             response = problem(500, FAILED)
-        del body  # its memory may go while a slow peer reads the reply
         self._computing = False
         await self._reply(response)
 
@@ -306,12 +348,15 @@ class Connection(asyncio.BufferedProtocol):
 
     def _go_on(self) -> None:
         self._admission = _NONE
-        if self._closes or self._shared.draining:
+        # Whoever read "keep-alive" may have sent the next request by now: a drain that began
+        # after that reply closes the connection by the next one, or once nobody is accepted.
+        if self._closes or (self._shared.closing and not self._inbox):
             self._finish()
         else:
             self._enter(Stage.IDLE, self._shared.patience.idle)
             if self._inbox:
-                self._advance()
+                # Not from here: as many requests as came at once would be as many calls deep.
+                asyncio.get_running_loop().call_soon(self._advance)
 
     # Replying
 
@@ -411,6 +456,11 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.close()
         else:
             self._refuse(408, "the request took too long to arrive")
+
+
+def _close(answer: Awaitable[Response]) -> None:
+    if isinstance(answer, Coroutine):
+        answer.close()
 
 
 def _is_loopback(peer: Any) -> bool:

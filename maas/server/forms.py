@@ -15,6 +15,7 @@ from maas.errors import CodecError, Error, InternalError, NotFound, NotReady, Ov
 from maas.executors.base import ModelInfo, Stream, no_method
 from maas.failures import REMOTE_TRACEBACK
 from maas.http import MSGPACK, PROBLEM, Buffer, Headers, Response
+from maas.likeness import Reader
 from maas.limits import Limits
 from maas.records import frozen
 from maas.server import json_form
@@ -61,6 +62,7 @@ class Serving(Protocol):
 
     limits: Limits
     tracebacks: bool
+    reader: Reader
 
 
 class Served(Protocol):
@@ -114,7 +116,8 @@ class Packed:
 
     def read(self, body: bytearray) -> Call:
         """The call that the message holds."""
-        call = wire.decode(body, self._limits, model=self.route.model, method=self.route.method)
+        route = self.route
+        call = self._serving.reader.read(body, model=route.model, method=route.method)
         if not isinstance(call, Call):
             raise CodecError("this address takes a call, and another kind of message came")
         return call

@@ -81,6 +81,8 @@ class HeadReader:
         self._secure = secure
         self._loopback = loopback
         self._seen = 0
+        self._last = b""
+        self._opening: Opening | None = None
 
     def read(self, inbox: bytearray) -> Opening | None:
         """The next head, removed from `inbox`; None while some of it is missing.
@@ -98,7 +100,11 @@ class HeadReader:
         raw = bytes(inbox[:end])
         del inbox[:end]
         self._seen = 0
-        return self._parse(raw)
+        if raw != self._last or self._opening is None:
+            # Most heads repeat the one before them on their connection, byte for byte.
+            self._opening = self._parse(raw)
+            self._last = raw
+        return self._opening
 
     def _parse(self, raw: bytes) -> Opening:
         _check_characters(raw)

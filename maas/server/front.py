@@ -12,15 +12,16 @@ before it is known whether anybody wants it:
                     └──> Admission(body_cap) ──> body ──> answer() ──> Response
 """
 
-from collections.abc import Callable
-from typing import Protocol
+import asyncio
+from collections.abc import Awaitable, Callable, Generator
+from typing import Any, Protocol
 
 import attrs
 
 from maas.http import Headers, Response
 from maas.records import frozen
 
-__all__ = ["Admission", "Front", "Head"]
+__all__ = ["Admission", "Front", "Head", "Pending"]
 
 
 @frozen
@@ -37,6 +38,7 @@ class Head:
     secure : the connection cannot be overheard: TLS or a unix socket.
     loopback : the peer is on this machine.
     root : the prefix under which a host application mounted this server; not part of `path`.
+    memory : what a front has read in it; a head that repeats another is the same object.
     """
 
     method: str
@@ -46,6 +48,7 @@ class Head:
     secure: bool
     loopback: bool
     root: str = ""
+    memory: dict[str, Any] = attrs.field(factory=dict, init=False, eq=False, repr=False)
 
 
 @frozen
@@ -62,16 +65,50 @@ class Admission:
     refusal: Callable[[int, str], Response] | None = None
 
 
+class Pending:
+    """A response on its way, without a task; all of it happens on one event loop's thread.
+
+    Attributes
+    ----------
+    then : called with the response, once.
+    """
+
+    __slots__ = ("then",)
+
+    def __init__(self) -> None:
+        self.then: Callable[[Response], object] | None = None
+
+    def cancel(self) -> None:
+        """Nobody waits for the response any more."""
+        raise NotImplementedError
+
+    def __await__(self) -> Generator[Any, None, Response]:
+        """The response, for a host that has a task for each request."""
+        given: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+
+        def give(response: Response) -> None:
+            if not given.done():
+                given.set_result(response)
+
+        self.then = give
+        try:
+            return (yield from given.__await__())
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+
+
 class Front(Protocol):
     """What a runner serves."""
 
     def admit(self, head: Head) -> Admission | Response:
         """Decide on a head, cheaply and without waiting; a `Response` refuses."""
 
-    async def answer(self, admission: Admission, body: bytearray) -> Response:
+    def answer(self, admission: Admission, body: bytearray) -> Response | Awaitable[Response]:
         """Answer an admitted request, whose body now belongs to the front.
 
-        Raises nothing of its own: failures are responses. Cancelled when the
+        The response itself where it is there at once, so that no task need be made for it.
+        Raises nothing of its own: failures are responses. What is waited for is cancelled when the
         peer goes away; so is the response's body, if it is an iterator, by `aclose()`.
         """
 

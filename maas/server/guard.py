@@ -46,6 +46,11 @@ class Key:
     allow: frozenset[str] = DEFAULT_GRANTS
     models: frozenset[str] | None = None
     quota: Quota | None = None
+    caller: "Caller" = attrs.field(init=False, repr=False, eq=False)
+    """Whoever shows it."""
+
+    def __attrs_post_init__(self) -> None:
+        object.__setattr__(self, "caller", Caller(self.id, self.allow, self.models, self.quota))
 
     @classmethod
     def of(cls, id_: str, text: str, allow: Iterable[str] = DEFAULT_GRANTS) -> "Key":
@@ -114,6 +119,7 @@ class Guard:
     ) -> None:
         self._allow = _grants(allow)
         self._keys = _source(auth, self._allow)
+        self._anyone = Caller("anyone", self._allow)
 
     @property
     def locked(self) -> bool:
@@ -131,7 +137,7 @@ class Guard:
             The key file cannot be read.
         """
         if self._keys is None:
-            return Caller("anyone", self._allow)
+            return self._anyone
         scheme, _, text = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not text:
             raise Unauthenticated(
@@ -146,7 +152,7 @@ class Guard:
                 found = key
         if found is None:
             raise Unauthenticated("the server does not know this key")
-        return Caller(found.id, found.allow, found.models, found.quota)
+        return found.caller
 
 
 def _grants(allow: Iterable[str]) -> frozenset[str]:

@@ -124,6 +124,13 @@ class Observation:
         watched = _Body(body, self, response.status)  # type: ignore[arg-type]
         return Response(response.status, response.headers, watched)
 
+    def withdraws(self) -> None:
+        """The call is asked in another way, and counted there."""
+        self._closed = True
+        if self._active is not None:
+            self._active.active -= 1
+        self._hop.end(None)
+
     def leaves(self, sent: int = 0) -> None:
         """The caller has left, unless it had its answer."""
         if not self._closed:

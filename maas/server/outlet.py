@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from maas.http import Buffer
 from maas.server.replies import octets, size
 
-__all__ = ["Outlet"]
+__all__ = ["JOINED", "Outlet"]
 
 JOINED = 64 * 2**10  # below this one write of a copy beats two writes without
 SLICE = 256 * 2**10  # asyncio before 3.12 copies what the socket does not take at once
@@ -41,8 +41,7 @@ class Outlet:
             self.write(b"".join(buffers))
         else:
             await self._send_sliced(buffers)
-        if self._resumed is not None:
-            await self._resumed
+        await self.emptied()
 
     async def _send_sliced(self, buffers: Sequence[Buffer]) -> None:
         for buffer in buffers:
@@ -51,6 +50,16 @@ class Outlet:
                 if self._resumed is not None:
                     await self._resumed
                 self.write(view[start : start + SLICE])
+
+    @property
+    def full(self) -> bool:
+        """Whether the transport holds enough."""
+        return self._resumed is not None
+
+    async def emptied(self) -> None:
+        """Returns when the transport wants more."""
+        if self._resumed is not None:
+            await self._resumed
 
     def pause(self) -> None:
         """Hear that the transport holds enough."""

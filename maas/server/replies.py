@@ -6,6 +6,7 @@ The runner alone frames replies (`content-length`, `transfer-encoding`,
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from http import HTTPStatus
 from typing import cast
 
@@ -28,10 +29,16 @@ def head(status: int, headers: Headers, *, framing: str, close: bool) -> bytes:
     ValueError
         A header holds a line break or a character that HTTP has no byte for.
     """
+    lines = _start(status, headers, close)
+    if not framing or status in _BODILESS:
+        return lines + b"\r\n"
+    return b"%b%b\r\n\r\n" % (lines, framing.encode("latin-1"))
+
+
+@lru_cache(256)  # nearly every reply has the status and the headers of another
+def _start(status: int, headers: Headers, close: bool) -> bytes:
     lines = [f"HTTP/1.1 {status} {_PHRASES.get(status, 'Unknown')}", "server: maas"]
     lines += [f"{name}: {value}" for name, value in headers]
-    if framing and status not in _BODILESS:
-        lines.append(framing)
     if close:
         lines.append("connection: close")
     return _encode(lines)
@@ -46,9 +53,9 @@ def whole(response: Response, *, close: bool, bodiless: bool = False) -> list[Bu
 
 
 def _encode(lines: list[str]) -> bytes:
-    text = "\r\n".join(lines) + "\r\n\r\n"
+    text = "\r\n".join(lines) + "\r\n"
     # A value that repeats a caller's words must not start a line, or a reply, of its own.
-    if not text.count("\n") == text.count("\r") == len(lines) + 1 or "\0" in text:
+    if not text.count("\n") == text.count("\r") == len(lines) or "\0" in text:
         raise ValueError("a reply header holds a line break or a NUL")
     return text.encode("latin-1")
 

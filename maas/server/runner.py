@@ -41,6 +41,7 @@ __all__ = ["Background", "Patience", "Runner", "run"]
 
 BACKLOG = 1024
 SPARE_FILES = 64  # descriptors left for what is served: weights, logs, pipes
+_TURNS = 3  # of the loop, from a connection's being accepted to its protocol's hearing of it
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 CLEANUP = 1.0  # seconds for cancelled tasks to end
 GRACE = 5.0  # seconds beyond the drain for a thread to end
@@ -130,6 +131,9 @@ class Runner:
         self.front.draining()
         await asyncio.sleep(self.patience.delay)
         self._stop_listening(self._server)
+        self._shared.closing = True
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
         for connection in tuple(self._shared.connections):
             connection.drain()
         await self._wait_for_connections(self.patience.drain if timeout is None else timeout)

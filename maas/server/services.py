@@ -14,6 +14,7 @@ import importlib
 import threading
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 from maas import tensors
@@ -24,6 +25,8 @@ from maas.executors.lanes import Lane
 from maas.failures import presentable
 from maas.limits import Leases
 from maas.model import Model
+from maas.server.admission import rows_in
+from maas.server.catalogue import Catalogue
 from maas.server.guard import Caller
 from maas.wire import Failure
 
@@ -43,10 +46,27 @@ class Service(Protocol):
 
 
 class Services:
-    """The services of one server."""
+    """The services of one server.
 
-    def __init__(self, leases: Leases) -> None:
+    Attributes
+    ----------
+    leases : what is kept for one caller between messages.
+    catalogue : the models that are here.
+    jobs : folder of the jobs, None where none are kept.
+    charge : counts rows of the model that a call makes run beside those that came with it.
+    """
+
+    def __init__(
+        self,
+        leases: Leases,
+        catalogue: Catalogue,
+        jobs: Path | None,
+        charge: Callable[[Caller, int], None],
+    ) -> None:
         self.leases = leases
+        self.catalogue = catalogue
+        self.jobs = jobs
+        self.charge = charge
         self._lock = threading.Lock()
         self._made: dict[str, Service] = {}
         self._graphs: Any = None
@@ -84,6 +104,17 @@ class Services:
         """The result of a differentiable call, its graph kept and named."""
         return self.run(lambda: self.graphs.kept(caller.id, call.leaves, result))
 
+    def made(self, name: str) -> Any:
+        """A service, for another one, or because it has something to do before anybody asks."""
+        return self._service(name)
+
+    def close(self) -> None:
+        """Closes those that have something to close."""
+        with self._lock:
+            made = list(self._made.values())
+        for service in made:
+            getattr(service, "close", _nothing)()
+
     def run(self, work: Callable[[], Result]) -> Job[Any]:
         """What `work` gives, computed on a thread of its own kind; not on the loop."""
         job: Job[Any] = Job()
@@ -101,6 +132,8 @@ class Services:
 
     def _backward(self, caller: Caller, call: Call) -> Result:
         graph, given, gradients, wanted, keep = fields(call, str, list, list, list, bool)
+        # As many rows as the call before it, of which one was charged with the message.
+        self.charge(caller, max((rows_in(each) for each in gradients), default=1) - 1)
         found = self.graphs.backward(
             caller.id, graph, given, gradients, wanted, keep=keep, context=call.context
         )
@@ -110,6 +143,10 @@ class Services:
         (names,) = fields(call, list)
         self.graphs.table.drop(caller.id, [name for name in names if type(name) is str])
         return Result(None)
+
+
+def _nothing() -> None:
+    """Most services hold nothing that must be closed."""
 
 
 def settle(job: Job[Any], work: Callable[[], Result]) -> None:

@@ -30,7 +30,8 @@ def save(model: Any, folder: str | os.PathLike[str]) -> None:
 
     Parameters
     ----------
-    model : a torch module or a Keras model, or a `Model` of one; it must not be trained meanwhile.
+    model : a torch module or a Keras model, or a `Model` of one, a preprocessing in front of it
+        included; it must not be trained meanwhile.
     folder : made if need be. A model that is there is replaced as a whole, in one step.
 
     Raises
@@ -45,6 +46,11 @@ def save(model: Any, folder: str | os.PathLike[str]) -> None:
         The model runs elsewhere.
     """
     model = model if isinstance(model, Model) else Model(model)
+    training = model._training
+    # By what it has and not by its class, which is further up the street.
+    preprocessing = getattr(model.executor, "preprocessing", None)
+    if preprocessing is not None:
+        model = Model.over(model.executor.inner, model.name)
     kind, module = _module(model)
     weights = _weights(kind)
     architecture, reason = weights.architecture(module)
@@ -55,10 +61,11 @@ def save(model: Any, folder: str | os.PathLike[str]) -> None:
             module=f"{type(module).__module__}.{type(module).__qualname__}",
             versions=versions(),
             signature=model._executor.method(CALL).signature,
-            mode=weights.mode(module, model._training),
+            mode=weights.mode(module, training),
             architecture=architecture,
             reason=reason,
             weights=weights.write(module, new / folders.WEIGHTS),
+            preprocessing=None if preprocessing is None else preprocessing.to_data(),
         )
         (new / folders.MANIFEST).write_text(manifest.to_json(), encoding="utf-8")
 
@@ -108,6 +115,8 @@ def load(
         signature=manifest.signature,
         device=device,
     )
+    if manifest.preprocessing is not None:
+        model = model.prepared(manifest.preprocessing)
     return model if manifest.mode.handle is None else model.train(manifest.mode.handle)
 
 

@@ -85,6 +85,7 @@ class Manifest:
     signature : of the model's own call.
     architecture : the module as layers (`backends.torch_architecture`), or None for weights alone.
     reason : why the architecture is None.
+    preprocessing : what stands in front of the model (`maas.data`), or None; then it is left out.
     """
 
     name: str
@@ -96,6 +97,7 @@ class Manifest:
     architecture: dict[str, Any] | None
     reason: str = attrs.field(converter=_line)
     weights: Weights
+    preprocessing: dict[str, Any] | None = None
 
     def to_json(self) -> str:
         """The text of `model.json`.
@@ -112,6 +114,9 @@ class Manifest:
             "weights": attrs.asdict(self.weights),
         }
         data = {"format": FORMAT, "version": VERSION} | fields | plain
+        if self.preprocessing is None:
+            # A reader who knows nothing of it can read the folder.
+            del data["preprocessing"]
         text = _compact(json.dumps(data, indent=1, allow_nan=False, default=_bytes_to_json)) + "\n"
         if len(text) > MAX_BYTES:
             raise LimitExceeded(
@@ -139,7 +144,10 @@ class Manifest:
                 f"model.json is of version {data.get('version')!r:.20} and this maas reads "
                 f"{VERSION}: upgrade maas, or save the model again"
             )
-        data = _fields(data, {"format": str, "version": int} | _FIELDS, "model.json")
+        wanted = {"format": str, "version": int} | _FIELDS
+        if "preprocessing" in data:
+            wanted["preprocessing"] = dict
+        data = _fields(data, wanted, "model.json")
         del data["format"], data["version"]
         for field in ("module", "reason"):
             if len(data[field]) > MAX_TEXT or not data[field].isprintable():

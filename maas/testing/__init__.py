@@ -12,23 +12,35 @@ if TYPE_CHECKING:
     from maas.testing.conformance import ExecutorConformance
     from maas.testing.congruence import assert_congruent
     from maas.testing.equality import difference
+    from maas.testing.faulting_proxy import Fault, FaultingProxy
+    from maas.testing.simulation import BrokenPromise, Simulated, simulate
     from maas.testing.strategies import tensors, values
 
 __all__ = [
     "Arguments",
+    "BrokenPromise",
     "ExecutorConformance",
+    "Fault",
+    "FaultingProxy",
+    "Simulated",
     "assert_congruent",
     "calls",
     "difference",
     "invalid_calls",
     "register_strategy",
+    "simulate",
     "tensors",
     "values",
 ]
 
 _ROOMS = {
+    "BrokenPromise": "maas.testing.simulation",
+    "Simulated": "maas.testing.simulation",
+    "simulate": "maas.testing.simulation",
     "Arguments": "maas.testing.arguments",
     "ExecutorConformance": "maas.testing.conformance",
+    "Fault": "maas.testing.faulting_proxy",
+    "FaultingProxy": "maas.testing.faulting_proxy",
     "assert_congruent": "maas.testing.congruence",
     "calls": "maas.testing.arguments",
     "difference": "maas.testing.equality",

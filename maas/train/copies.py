@@ -123,6 +123,11 @@ class PrivateCopy:
         self._done = 0
         self._charged = 0
 
+    @property
+    def executor(self) -> LocalExecutor:
+        """What answers its calls."""
+        return self._executor
+
     def submit(self, operation: str, arguments: Sequence[Any], call: Call) -> Job[Any]:
         """The answer to one question, after those before it."""
         job: Job[Any] = Job()

@@ -68,6 +68,11 @@ class Session:
         self._anchor = _anchor(weakref.ref(self))
         self._serial: concurrent.futures.ThreadPoolExecutor | None = None
 
+    @property
+    def inner(self) -> RemoteExecutor:
+        """What asks the model that others see."""
+        return self._inner
+
     # As an executor.
 
     def method(self, name: str, context: Context = AMBIENT) -> Method:
@@ -241,6 +246,13 @@ class Session:
         """The state of one of the optimizers there."""
         state: dict[str, Any] = finish(self._put("optimizer", (number,), AMBIENT)).value
         return state
+
+    def settled(self) -> str:
+        """The name of the copy, after all that was done here; "" while it is the model itself."""
+        if not self._apart or self._copy is None:
+            return ""
+        finish(self._put("do", (), AMBIENT))
+        return self._copy
 
     # The two rungs.
 

@@ -91,7 +91,8 @@ def test_closing_gives_up_what_has_not_begun():
     last = lane.ask(lambda: "last")
     go.set()
     assert (running.result(PATIENCE), last.result(PATIENCE)) == ("done", "last")
-    lane.finish()
+    for thread in threads_of("closing"):
+        thread.join(PATIENCE)
     assert threads_of("closing") == []
 
 
@@ -169,3 +170,41 @@ def test_a_forked_child_ends_without_its_parents_threads():
         [sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=60, check=False
     )
     assert (run.returncode, run.stdout) == (0, "0\n"), run.stderr
+
+
+ENDING_AT_EXIT = """
+import atexit, threading, time
+
+@atexit.register
+def tell() -> None:
+    print("still there" if thread.is_alive() else "gone")
+
+from maas.executors.lanes import Lane
+
+class Slow:
+    def __del__(self) -> None:
+        time.sleep(0.3)
+
+def work() -> threading.Thread:
+    local.slow = Slow()
+    return threading.current_thread()
+
+local = threading.local()
+lane = Lane(1, "ending")
+thread = lane.ask(work).result(30)
+lane.close()
+while lane._threads:
+    time.sleep(0.001)
+"""
+
+
+def test_a_thread_that_is_about_to_end_is_gone_before_python_is():
+    """A thread that has left its lane, but not the process, is waited for at the end."""
+    done = subprocess.run(
+        [sys.executable, "-c", ENDING_AT_EXIT],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("gone\n", "", 0)

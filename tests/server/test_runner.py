@@ -4,6 +4,7 @@ import http.client
 import io
 import json
 import os
+import select
 import signal
 import socket
 import ssl
@@ -541,6 +542,38 @@ def test_a_drain_finishes_what_is_in_flight(server: Background, front: Front) ->
         assert reply.getheader("connection") == "close"
         stopper.join(PATIENT)
         assert not stopper.is_alive()
+
+
+def test_a_drain_keeps_the_word_of_a_reply(
+    front: Front, loop_factory: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    """A drain that begins after a reply said "keep-alive" answers the request that follows it."""
+    runner = Runner(front, port=0, patience=Patience(delay=PATIENT))
+    drains: list[asyncio.Task[None]] = []
+
+    async def begin(head: Head, body: bytearray) -> Response:
+        drains.append(asyncio.get_running_loop().create_task(runner.drain()))
+        return Response(200, (), (b"begun",))
+
+    front.begin = begin  # type: ignore[attr-defined]
+    server = Background(runner, loop_factory=loop_factory)
+    server.start()
+    try:
+        with client(server) as connection:
+            connection.request("GET", "/begin")
+            reply = connection.getresponse()
+            assert (reply.read(), reply.getheader("connection")) == (b"begun", None)
+            assert front.drains.wait(PATIENT)
+            assert not select.select([connection.sock], [], [], 0.1)[0]
+            connection.request("POST", "/echo", body=b"a")
+            reply = connection.getresponse()
+            assert (reply.read(), reply.getheader("connection")) == (b"a", "close")
+    finally:
+        assert server._loop is not None
+        server._loop.call_soon_threadsafe(drains[0].cancel)
+        server._loop.call_soon_threadsafe(setattr, runner._shared, "draining", False)
+        runner.patience = Patience()
+        server.stop()
 
 
 def test_a_drain_has_an_end(server: Background, front: Front) -> None:

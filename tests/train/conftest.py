@@ -44,7 +44,7 @@ def looped(model, optimizer, *, steps, clip=None, schedule=None):
     return losses, dict(model.state_dict()), torch.rand(3)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def training():
     """The net, the loop, and a server that grants training of one."""
     return SimpleNamespace(net=net, looped=looped)

@@ -1,0 +1,128 @@
+"""Calls that are answered on the loop that they came on, without a task; short ones run there too.
+
+A `Prompt` is what a `Job` is to threads: the answer, later. It belongs to one loop, and is settled
+on it. What runs there (`apart`) sees no loop: a model may start one, as it may on any thread, and
+whatever it asks of other models is answered at once, since nobody else could.
+"""
+
+import math
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from maas.calls import Result
+from maas.wire import Failure
+
+__all__ = ["Alarm", "Give", "Prompt", "apart", "is_apart"]
+
+Give = Callable[[Result | Failure], object]
+
+_here = threading.local()
+
+
+class Prompt:
+    """A call's answer on its way to the loop that it came on.
+
+    Parameters
+    ----------
+    give : called once with the answer, on the loop's thread, unless it is cancelled before.
+    loop : that loop, which runs now.
+
+    Attributes
+    ----------
+    on_cancel : the executor's own; called when nobody waits any more.
+    """
+
+    __slots__ = ("_give", "_loop", "_thread", "answer", "on_cancel")
+
+    def __init__(self, give: Give, loop: Any) -> None:
+        self._give: Give | None = give
+        self._loop = loop
+        self._thread = threading.get_ident()
+        self.answer: Result | Failure | None = None
+        self.on_cancel: Callable[[], object] | None = None
+
+    @property
+    def loop(self) -> Any:
+        """Where it belongs."""
+        return self._loop
+
+    def done(self) -> bool:
+        """Whether it has its answer, or nobody waits for one."""
+        return self._give is None
+
+    def settle(self, answer: Result | Failure) -> None:
+        """Gives the answer to whoever waits; ignored after the first, and after `cancel()`."""
+        give, self._give = self._give, None
+        if give is None:
+            return
+        self.answer = answer
+        if threading.get_ident() != self._thread:
+            if not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(give, answer)
+        elif is_apart():
+            _here.settled.append((give, answer))
+        else:
+            give(answer)
+
+    def cancel(self) -> bool:
+        """Gives the call up; True unless it had ended before."""
+        waited, self._give = self._give is not None, None
+        if waited and self.on_cancel is not None:
+            self.on_cancel()
+        return waited
+
+
+class Alarm:
+    """One timer for the deadlines of all who wait: nearly all are answered long before theirs.
+
+    Parameters
+    ----------
+    ring : releases those that are late, and says when to look again.
+    """
+
+    __slots__ = ("_at", "_loop", "_ring")
+
+    def __init__(self, ring: Callable[[], float | None]) -> None:
+        self._ring = ring
+        self._at = math.inf
+        self._loop: Any = None
+
+    def set(self, deadline: float | None, loop: Any) -> None:
+        """Somebody waits until then; called on the thread of that loop."""
+        if deadline is None or (deadline >= self._at and not self._loop.is_closed()):
+            return
+        self._at = deadline
+        self._loop = loop
+        loop.call_later(max(0.0, deadline - time.monotonic()), self._rings, deadline)
+
+    def _rings(self, deadline: float) -> None:
+        if deadline != self._at:
+            return  # an earlier one has been set since
+        loop, self._at = self._loop, math.inf
+        self.set(self._ring(), loop)
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """A model runs on the thread of a loop, and does not see it; answers are given afterwards."""
+    asyncio: Any = sys.modules["asyncio"]
+    loop = asyncio._get_running_loop()
+    asyncio._set_running_loop(None)
+    settled: list[tuple[Give, Result | Failure]] = []
+    _here.settled = settled
+    try:
+        yield
+    finally:
+        _here.settled = None
+        asyncio._set_running_loop(loop)
+        for give, answer in settled:
+            give(answer)
+
+
+def is_apart() -> bool:
+    """Whether this thread is a loop's, held by a model that runs on it."""
+    return getattr(_here, "settled", None) is not None

@@ -1,0 +1,71 @@
+"""An explanation: how much each part of an input counted for the answer."""
+
+from typing import Any
+
+import attrs
+
+__all__ = ["Explanation", "Question"]
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Question:
+    """What is to be explained, and how; plain values, so that it can be put to a server.
+
+    Attributes
+    ----------
+    args, kwargs : the model's arguments. The floating-point arrays among `args` are explained, or
+        the whole numbers where there are none.
+    target : which output; None where a row of the output is one number.
+    method : name of the algorithm.
+    at : a layer of the module, as `named_modules` calls it.
+    baseline : the input that counts for nothing; 0 by default.
+    options : of the algorithm.
+    seed : of what the algorithm draws.
+    shuffled : a seed by which the weights are shuffled first; see `maas.explain.check`.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any] = attrs.field(factory=dict)
+    target: Any = None
+    method: str = "integrated_gradients"
+    at: str | None = None
+    baseline: Any = None
+    options: dict[str, Any] = attrs.field(factory=dict)
+    seed: int = 0
+    shuffled: int | None = None
+
+    def to_data(self) -> dict[str, Any]:
+        """As a dictionary of plain values."""
+        return attrs.asdict(self, recurse=False)
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class Explanation:
+    """What `model.explain` gives.
+
+    Attributes
+    ----------
+    attributions : in place of each explained array of the arguments one of the same shape, None in
+        place of the other arrays. The argument itself if the model has one, else a tuple. With
+        `at=` the layer's output takes the place of the arguments.
+    gap : how far the attributions of a row are from adding up to what they are to explain, the
+        largest over the rows, in units of the output; None for a method that does not claim it.
+    assumption : what must hold for the numbers to mean what they seem to, in a sentence.
+    rows : rows that went through the model for this.
+    where : the place that ran the model.
+    question : what was asked.
+    model : the Model that was asked.
+    """
+
+    attributions: Any
+    gap: float | None
+    assumption: str
+    rows: int
+    where: str
+    question: Question = attrs.field(repr=False)
+    model: Any = attrs.field(repr=False)
+
+    @property
+    def method(self) -> str:
+        """Name of the algorithm."""
+        return self.question.method

@@ -1,0 +1,92 @@
+"""What a job takes along: the model as it is now, its rows and its recipe, as data.
+
+A model of torch's standard layers goes as a model folder. Of any other the weights go, and the
+process imports the model by the path that its place was told.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from maas.errors import Unsupported
+from maas.jobs.folders import Record
+from maas.jobs.keeper import Order
+from maas.jobs.sealed import digest_of, sealed
+from maas.model import Model
+from maas.store import load, save
+from maas.store.folders import WEIGHTS
+from maas.store.torch_weights import architecture
+from maas.train.here import local_executor
+from maas.train.recipe import Recipe
+
+__all__ = ["order_for"]
+
+
+def order_for(
+    model: Model[..., Any],
+    recipe: Recipe,
+    rows: dict[str, Any],
+    *,
+    name: str,
+    owner: str,
+    address: str,
+) -> Order:
+    """The order for a job that trains this model.
+
+    Raises
+    ------
+    Unsupported
+        It is no torch module, or one that no other process could find; the message tells the ways.
+    """
+    data = sealed(rows)
+    module, weights, writer = _source(model)
+    record = Record(
+        name=name,
+        owner=owner,
+        model=address,
+        recipe=recipe.to_data(),
+        data=digest_of(data),
+        module=module,
+        threads=torch.get_num_threads(),
+    )
+    return Order(record=record, data=data, weights=weights, save=writer)
+
+
+def _source(model: Model[..., Any]) -> tuple[str | None, int, Any]:
+    """Import path, bytes of weights, and what writes them into a folder."""
+    executor = local_executor(model)
+    if executor is None:
+        return _source_of_workers(model)
+    target = executor.backend.target
+    if not isinstance(target, torch.nn.Module):
+        raise Unsupported(f"{model.name} is no torch module; only these have parameters to train")
+    weights = sum(each.nbytes for each in (*target.parameters(), *target.buffers()))
+
+    def written(folder: Path) -> None:
+        with executor.alone():
+            save(model, folder)
+
+    described, reason = architecture(target)
+    if described is not None:
+        return None, weights, written
+    if executor.path is None:
+        raise Unsupported(
+            f"{model.name} is a {type(target).__qualname__} ({reason}), and a job's process cannot "
+            "find that by itself: build it of torch's standard layers alone, such as "
+            "torch.nn.Sequential, or give its import path, maas.connect('local:package.module:net')"
+            " or maas serve package.module:net"
+        )
+    return executor.path, weights, written
+
+
+def _source_of_workers(model: Model[..., Any]) -> tuple[str | None, int, Any]:
+    scheme, _, target = model.where.partition(":")
+    if scheme != "workers":
+        raise Unsupported(
+            f"{model.name} runs at {model.where}; connect to that, and train it there"
+        )
+    if not Path(target).is_dir():
+        return target, 0, None
+    weights = (Path(target) / WEIGHTS).stat().st_size
+    return None, weights, lambda folder: save(load(target), folder)

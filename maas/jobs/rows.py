@@ -1,0 +1,34 @@
+"""The rows of a job as plain values, which travel and are kept, and what `fit` is given again."""
+
+from typing import Any
+
+from maas.data import Data
+from maas.errors import Unsupported
+
+__all__ = ["given", "packed"]
+
+
+def packed(value: Any) -> dict[str, Any] | None:
+    """All rows of what users give to `fit`; None of None.
+
+    Raises
+    ------
+    Unsupported
+        Rows that are not all here, or come in batches of their own: a job that goes on after a
+        crash must find the same ones again.
+    """
+    if value is None:
+        return None
+    data = Data.of(value)
+    if data.rows is None or data.own_batches or not data.repeatable:
+        raise Unsupported(
+            f"a job takes its rows along, and this gives them once, or batch by batch: {data!r}; "
+            "give (inputs, targets) as arrays"
+        )
+    ((inputs, targets),) = data.batches(max(1, data.rows))
+    return {"inputs": inputs, "targets": targets}
+
+
+def given(rows: dict[str, Any] | None) -> Any:
+    """What `packed` was given."""
+    return None if rows is None else (rows["inputs"], rows["targets"])

@@ -1,0 +1,106 @@
+"""Jobs at a server: the service `_jobs`, whose questions are those of `desk.py`.
+
+A job belongs to the caller who submitted it; to others it is not there. Its result is a version
+of the model, `net@run-42`, which is loaded when it is first asked for.
+"""
+
+import threading
+from functools import partial
+from typing import Any
+
+from maas.calls import Call, Result
+from maas.errors import CodecError, Conflict, NotFound, Unsupported
+from maas.executors.base import Job
+from maas.executors.lanes import Lane
+from maas.jobs.desk import OPERATIONS, Desk, seen
+from maas.jobs.folders import JobFolder
+from maas.jobs.following import Followers
+from maas.jobs.keeper import Keeper
+from maas.jobs.making import made
+from maas.model import Model
+from maas.server.guard import Caller
+from maas.server.services import Services, settle
+from maas.wire import Failure
+
+__all__ = ["JobService"]
+
+
+class JobService:
+    """The jobs of one server; those that its folder holds go on at once."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._catalogue = services.catalogue
+        self._lane = Lane(2, "maas-job-service")
+        self._followers = Followers()
+        self._lock = threading.Lock()
+        self._loaded: dict[str, str] = {}
+        self._keeper: Keeper | None = None
+        if services.jobs is not None:
+            self._keeper = Keeper(services.jobs, services.leases)
+            self._keeper.open()
+
+    def close(self) -> None:
+        """Looks after them no more; what runs goes on."""
+        if self._keeper is not None:
+            self._keeper.close()
+
+    def submit(self, caller: Caller, model: Model[..., Any], call: Call) -> Job[Any]:
+        """The answer, later; raises `Forbidden` where the caller may not train."""
+        caller.check_grant("train", call.model)
+        if self._keeper is None:
+            raise Unsupported(
+                "this server keeps no jobs: its owner gives it a folder for them, "
+                "Server(..., jobs='folder') or maas serve --jobs FOLDER"
+            )
+        operation, *rest = call.args or ("",)
+        known = OPERATIONS.get(operation) if type(operation) is str else None
+        if known is None or call.kwargs or [type(each) for each in rest] != [*known.kinds]:
+            raise CodecError(f"_jobs wants one of {', '.join(OPERATIONS)}, and what belongs to it")
+        version = self._catalogue.find(call.model)
+        if version is None:
+            raise NotFound(f"no model {call.model!r:.80} here")
+        if operation == "submit":
+            model = self._begun_with(caller, model, rest.pop())
+        desk = Desk(self._keeper, caller.id, model, version.name, version.address)
+        if operation == "events":
+            name, start = rest
+            return self._followers.follow(partial(seen, self._keeper, desk.found(name), start))
+        job: Job[Any] = Job()
+        self._lane.put(
+            partial(settle, job, lambda: Result(self._answer(desk, operation, rest))),
+            lambda error: job.settle(Failure(error)),
+        )
+        return job
+
+    def _begun_with(self, caller: Caller, model: Model[..., Any], copy: str) -> Model[..., Any]:
+        """The model itself, or the caller's private copy of that name."""
+        if not copy:
+            return model
+        executor = self._services.made("_train").table.find(caller.id, copy).executor
+        return Model.over(executor, model.name)
+
+    def _answer(self, desk: Desk, operation: str, rest: list[Any]) -> Any:
+        if operation == "delete":
+            self._unload(desk, *rest)
+        answer = OPERATIONS[operation].answer(desk, *rest)
+        return self._address(desk, answer) if operation == "result" else answer
+
+    def _address(self, desk: Desk, folder: JobFolder) -> str:
+        """The address of what a job has made, which is loaded if it is not yet."""
+        address = f"{desk.name}@{folder.record.name}"
+        with self._lock:
+            if self._catalogue.find(address) is None:
+                self._catalogue.add(address, made(folder, desk.model), owned=True)
+                self._loaded[address] = desk.owner
+            elif self._loaded.get(address) != desk.owner:
+                raise Conflict(f"{address} is another version; give the job another name")
+        return address
+
+    def _unload(self, desk: Desk, name: str) -> None:
+        """What it made is a version no more; raises `ValueError` where a name means it."""
+        address = f"{desk.name}@{name}"
+        with self._lock:
+            if self._loaded.get(address) == desk.owner:
+                self._catalogue.remove(address)
+                del self._loaded[address]

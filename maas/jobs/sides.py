@@ -1,0 +1,111 @@
+"""Where a model's jobs are: in this process's own keeper, or at the server that has the model."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from maas.calls import Context, Result
+from maas.executors.base import finish
+from maas.executors.remote import RemoteExecutor
+from maas.jobs.desk import OPERATIONS, Desk
+from maas.jobs.folders import JobFolder
+from maas.jobs.following import LOOK
+from maas.jobs.handles import Side
+from maas.jobs.keeper import Keeper
+from maas.jobs.making import made
+from maas.model import Model
+from maas.train.session import Session
+from maas.wire import Failure
+
+__all__ = ["FOLDER", "JOBS", "Here", "There", "side_of"]
+
+JOBS = "_jobs"
+FOLDER = Path("maas-jobs")
+"""Where the jobs of models in this process are, under the working folder."""
+
+_RETRIES = 6
+"""Of a question, about 8 seconds: a server that is started again is met."""
+
+_keepers: dict[Path, Keeper] = {}
+
+
+class Here:
+    """The jobs of a model in this process."""
+
+    where = "here"
+
+    def __init__(self, model: Model[..., Any]) -> None:
+        path = FOLDER.absolute()
+        if path not in _keepers:
+            _keepers[path] = Keeper(path)
+            _keepers[path].open()
+        self._model = model
+        self._desk = Desk(_keepers[path], "here", model, model.name, model.name)
+
+    def submit(self, *args: Any) -> None:
+        """As `Side.submit`."""
+        self._desk.submitted(*args)
+
+    def ask(self, operation: str, *args: Any, deadline: float | None = None) -> Any:
+        """As `Side.ask`."""
+        while True:
+            answer = OPERATIONS[operation].answer(self._desk, *args)
+            late = deadline is not None and time.monotonic() >= deadline
+            if answer is not None or operation != "events" or late:
+                return answer or {"events": [], "state": ""}
+            time.sleep(LOOK)
+
+    def made(self, name: str) -> Model[..., Any]:
+        """As `Side.made`: a model of its own, in this process."""
+        folder: JobFolder = self.ask("result", name)
+        return made(folder, self._model)
+
+    def forgetting(self, name: str) -> Callable[[], None]:
+        """As `Side.forgetting`."""
+        return partial(self.ask, "delete", name)
+
+
+class There:
+    """The jobs of a model at a server."""
+
+    def __init__(self, executor: RemoteExecutor, session: Session | None) -> None:
+        self.where = executor.where
+        self._executor = executor
+        self._session = session
+
+    def submit(self, *args: Any) -> None:
+        """As `Side.submit`; it begins with the handle's private copy, if that differs."""
+        copy = "" if self._session is None else self._session.settled()
+        finish(self._put(self._executor, "submit", *args, copy))
+
+    def ask(self, operation: str, *args: Any, deadline: float | None = None) -> Any:
+        """As `Side.ask`; each question may be asked twice."""
+        # Of the origin, so that one result does not keep the one before it.
+        return finish(self._put(self._executor.origin, operation, *args, deadline=deadline)).value
+
+    def _put(
+        self, executor: RemoteExecutor, *question: Any, deadline: float | None = None
+    ) -> Result | Failure:
+        context = Context(deadline=deadline, retries=_RETRIES)
+        return executor.put(JOBS, question, context, repeatable=True)
+
+    def made(self, name: str) -> Model[..., Any]:
+        """As `Side.made`: the version at the server."""
+        executor = self._executor.origin.beside(self.ask("result", name))
+        return Model.over(executor, executor.name)
+
+    def forgetting(self, name: str) -> Callable[[], None]:
+        """As `Side.forgetting`."""
+        return partial(self._executor.origin.tell, JOBS, ("delete", name))
+
+
+def side_of(model: Model[..., Any]) -> Side:
+    """Where the jobs of this model are."""
+    executor = model.executor
+    session = executor if isinstance(executor, Session) else None
+    executor = executor if session is None else session.inner
+    if isinstance(executor, RemoteExecutor):
+        return There(executor, session)
+    return Here(model)
