@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from maas.schema import TensorSpec as TensorSpec
     from maas.server.app import Server as Server
     from maas.server.app import serve as serve
+    from maas.server.patience import Patience as Patience
     from maas.signature import Signature as Signature
     from maas.store import load as load
     from maas.store import save as save
@@ -63,6 +64,7 @@ _NAMES = {
     "RawTensor": "maas.tensors",
     "Limits": "maas.limits",
     "Leases": "maas.limits",
+    "Patience": "maas.server.patience",
     "Options": "maas.options",
     "Batching": "maas.batching",
     "Executor": "maas.executors.base",
