@@ -9,6 +9,7 @@ import importlib
 # Not from typing, which took 30 of the 39 ms of `import maas`.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from maas import compress as compress
     from maas import testing as testing
     from maas.backends.base import method as method
     from maas.batching import Batching as Batching
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from maas.errors import Overloaded as Overloaded
     from maas.errors import SignatureError as SignatureError
     from maas.errors import StreamInterrupted as StreamInterrupted
+    from maas.errors import TooLossy as TooLossy
     from maas.errors import TransportError as TransportError
     from maas.errors import Unauthenticated as Unauthenticated
     from maas.errors import Unsupported as Unsupported
@@ -86,6 +88,7 @@ _ERRORS = (
     "Overloaded",
     "SignatureError",
     "StreamInterrupted",
+    "TooLossy",
     "TransportError",
     "Unauthenticated",
     "Unsupported",
@@ -94,7 +97,7 @@ _ERRORS = (
 )
 _NAMES |= dict.fromkeys(_ERRORS, "maas.errors")
 
-_MODULES = {"optim": "maas.train.optim", "testing": "maas.testing"}
+_MODULES = {"compress": "maas.compress", "optim": "maas.train.optim", "testing": "maas.testing"}
 
 __all__ = [*_NAMES, *_MODULES]  # noqa: PLE0604 - all are strings
 
