@@ -5,19 +5,25 @@ from typing import NoReturn
 from maas.compress.choices import nearest
 from maas.compress.compile import Compile
 from maas.compress.compression import Compressed, compress
+from maas.compress.distill import Distill
+from maas.compress.factor import Factor
 from maas.compress.figures import Figures
 from maas.compress.gate import Agreement, RelativeError, ScoreDrop
 from maas.compress.layers import around, copied
 from maas.compress.prune import Prune
 from maas.compress.quantize import Quantize
 from maas.compress.report import Report
+from maas.compress.search import Budget
 from maas.compress.trial import Check, Step, Trial
 
 __all__ = [
     "Agreement",
+    "Budget",
     "Check",
     "Compile",
     "Compressed",
+    "Distill",
+    "Factor",
     "Figures",
     "Prune",
     "Quantize",

@@ -1,17 +1,20 @@
 """`model.compress(...)`: a smaller model beside the old one, and the figures of both."""
 
+import importlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Self
 
 import attrs
 
-from maas.compress.figures import Metric, figures, latencies, outputs
+from maas.compress.distill import Distill
+from maas.compress.figures import SECONDS, Figures, Metric, figures, latencies, outputs
 from maas.compress.gate import Gate, check_gates, gates_of
-from maas.compress.layers import around, copied, local
+from maas.compress.layers import around, copied, is_local, local
 from maas.compress.report import Report, Row
+from maas.compress.search import Budget
 from maas.compress.trial import Check, Step, Trial, check_steps, step_name
-from maas.errors import TooLossy
+from maas.errors import Error, TooLossy
 from maas.model import Model
 
 __all__ = ["Compressed", "compress"]
@@ -57,6 +60,7 @@ def compress(
     check: Any = None,
     keep: Gate | Sequence[Gate] | None = None,
     metric: Metric | None = None,
+    auto: Budget | None = None,
 ) -> Compressed:
     """A smaller model beside this one, which stays bit for bit as it is.
 
@@ -69,6 +73,8 @@ def compress(
         Without it nothing is compared and only sizes are reported.
     keep : how far the result may be from the original: `Agreement(0.99)`, `RelativeError(0.05)`,
         `ScoreDrop(0.01)` or several. It is looked at after every step.
+    auto : instead of steps: recipes are tried until all are, with a progress bar, and the smallest
+        model within the budget is returned with the table of all; the check data is needed.
     metric : the task's own measure, `metric(outputs, targets) -> float`, larger being better.
         Accuracy by default where targets are classes, else minus the mean squared error.
 
@@ -88,23 +94,34 @@ def compress(
     Unsupported
         The model runs elsewhere, is no torch module, or has what a step cannot treat.
     """
-    executor = local(model)
-    if not steps:
-        raise TypeError("compress wants steps, such as Quantize('int8')")
+    original = _original(model, steps)
+    if (auto is None) == (not steps):
+        raise TypeError("compress wants steps, such as Quantize('int8'), or auto=Budget(...)")
     check_steps(steps, KNOWN)
     gates = gates_of(keep)
     held = None if check is None else Check.of(check)
-    if held is None and gates:
-        raise ValueError("keep= compares with the original: give check=, rows to compare on")
+    if held is None and (gates or auto is not None):
+        raise ValueError("keep= and auto= compare with the original: give check=, rows to compare")
     if held is not None:
         held.check_fits(model)
-    original: Model[..., Any] = Model.over(executor, model.name)
+    if auto is not None and held is not None:
+        return searched(original, auto, held, gates, metric)
     found = attempt(original, steps, held, gates, metric)
     rows = timed(found.rows, found.models, held)
     return Compressed.of(found.models[-1], Report(rows, found.notes))
 
 
 KNOWN = ("Quantize", "Prune", "Factor", "Distill", "Compile")
+
+
+def _original(model: Model[..., Any], steps: Sequence[Step]) -> Model[..., Any]:
+    """A handle of the model that nobody else's options reach.
+
+    A model elsewhere may be the teacher of a student here; for the rest it is too far away.
+    """
+    if not is_local(model) and steps and isinstance(steps[0], Distill) and steps[0].student:
+        return model.with_options()
+    return Model.over(local(model), model.name)
 
 
 def attempt(
@@ -120,7 +137,7 @@ def attempt(
     first = figures(original, check, wanted, metric)
     models = [original]
     rows = [Row("original", first)]
-    model = around(original, copied(original))
+    model = around(original, copied(original)) if is_local(original) else original
     for step in steps:
         start = time.perf_counter()
         model = _taken(step, model, trial)
@@ -149,11 +166,72 @@ def _check_finite(step: str, model: Model[..., Any], check: Check | None) -> Non
         raise TooLossy(f"{step} was refused: the model gives numbers that are not finite")
 
 
-def timed(rows: Sequence[Row], models: Sequence[Model[..., Any]], check: Check | None) -> list[Row]:
+def timed(
+    rows: Sequence[Row],
+    models: Sequence[Model[..., Any]],
+    check: Check | None,
+    *,
+    seconds: float = SECONDS,
+) -> list[Row]:
     """The rows with latencies, all measured in one run."""
     if check is None:
         return list(rows)
     return [
         attrs.evolve(row, figures=attrs.evolve(row.figures, latency=shares))
-        for row, shares in zip(rows, latencies(models, check), strict=True)
+        for row, shares in zip(rows, latencies(models, check, seconds=seconds), strict=True)
     ]
+
+
+def searched(
+    original: Model[..., Any],
+    budget: Budget,
+    check: Check,
+    gates: Sequence[Gate],
+    metric: Metric | None,
+) -> Compressed:
+    """The smallest model within the budget, and the table of all that were tried.
+
+    Raises
+    ------
+    TooLossy
+        No recipe is within it; the message has the table.
+    """
+    first = figures(original, check, outputs(original, check), metric)
+    rows = [Row("original", first)]
+    notes: list[str] = []
+    best: tuple[int, Model[..., Any]] | None = None
+    for recipe in _progress(budget.tried()):
+        name = " + ".join(map(step_name, recipe))
+        start = time.perf_counter()
+        try:
+            found = attempt(original, recipe, check, (), metric)
+        except (Error, ImportError) as error:
+            rows.append(Row(name, Figures(disk=0, memory=0, numbers=0), refused=str(error)))
+            continue
+        seconds = time.perf_counter() - start
+        ends = (found.rows[0], found.rows[-1]), (found.models[0], found.models[-1])
+        last = timed(*ends, check, seconds=_GLANCE)[-1]
+        reasons = [budget.fits(last.figures, first)]
+        reasons += [gate(last.figures, first) for gate in gates]
+        refused = "; ".join(filter(None, reasons))
+        rows.append(Row(name, last.figures, seconds, refused))
+        notes += [note for note in found.notes if note not in notes]
+        if not refused and (best is None or last.figures.disk < rows[best[0]].figures.disk):
+            best = len(rows) - 1, found.models[-1]
+    if best is None:
+        table = Report(rows, notes, 0)
+        raise TooLossy(f"no recipe of {len(rows) - 1} is within {budget}:\n{table}")
+    return Compressed.of(best[1], Report(rows, notes, best[0]))
+
+
+_GLANCE = 0.1
+"""Seconds in which one recipe of many is timed, for each batch size and side."""
+
+
+def _progress(recipes: Sequence[Any]) -> Iterable[Any]:
+    try:
+        tqdm = importlib.import_module("tqdm").tqdm
+    except ImportError:
+        return recipes
+    bar: Iterable[Any] = tqdm(recipes, desc="recipes", disable=None)  # None: only on a terminal
+    return bar

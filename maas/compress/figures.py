@@ -21,12 +21,23 @@ import attrs
 import torch
 from torch.utils import _pytree
 
-from maas.compress.layers import module_of, numbers, weight_bytes
+from maas.compress.layers import is_local, module_of, numbers, weight_bytes
 from maas.compress.trial import Check
 from maas.model import Model
 from maas.store import save
 
-__all__ = ["BATCHES", "Figures", "Metric", "disk_bytes", "figures", "latencies", "outputs"]
+__all__ = [
+    "BATCHES",
+    "SECONDS",
+    "Figures",
+    "Metric",
+    "disk_bytes",
+    "figures",
+    "has_classes",
+    "latencies",
+    "outputs",
+    "score",
+]
 
 BATCHES = (1, 64)
 """Rows at which latency is measured: one caller, and a full batch."""
@@ -35,7 +46,7 @@ Metric = Callable[[torch.Tensor, torch.Tensor], float]
 """A task's own measure of outputs against targets; larger is better."""
 
 _CHUNK = 256
-_SECONDS = 0.4
+SECONDS = 0.4
 """How long one batch size is measured, for each model."""
 
 
@@ -69,8 +80,13 @@ def figures(
     metric: Metric | None,
 ) -> Figures:
     """All but latencies; `wanted` are the original's outputs for the check data."""
-    module = module_of(model)
-    found = Figures(disk=disk_bytes(model), memory=weight_bytes(module), numbers=numbers(module))
+    if not is_local(model):
+        found = _told(model)
+    else:
+        module = module_of(model)
+        found = Figures(
+            disk=disk_bytes(model), memory=weight_bytes(module), numbers=numbers(module)
+        )
     if check is None:
         return found
     given = outputs(model, check)
@@ -80,8 +96,20 @@ def figures(
         error=error,
         largest=largest,
         agreement=_agreement(given[0], wanted[0]),
-        score=None if check.targets is None else _score(given[0], check.targets, metric),
+        score=None if check.targets is None else score(given[0], check.targets, metric),
     )
+
+
+def _told(model: Model[..., Any]) -> Figures:
+    """Of a model elsewhere: what it says of its parameters, which are nearly all of its bytes."""
+    layers = model.info.details.get("layers", [])
+    sizes = [
+        (math.prod(shape or ()), getattr(torch, dtype).itemsize)
+        for layer in layers
+        for dtype, shape in layer["parameters"].values()
+    ]
+    held = sum(count * width for count, width in sizes)
+    return Figures(disk=held, memory=held, numbers=sum(count for count, _ in sizes))
 
 
 def disk_bytes(model: Model[..., Any]) -> int:
@@ -136,7 +164,8 @@ def _agreement(given: torch.Tensor, wanted: torch.Tensor) -> float | None:
     return float((given.argmax(-1) == wanted.argmax(-1)).double().mean())
 
 
-def _score(given: torch.Tensor, targets: torch.Tensor, metric: Metric | None) -> float:
+def score(given: torch.Tensor, targets: torch.Tensor, metric: Metric | None) -> float:
+    """The task's measure: accuracy for classes, else minus the mean squared error."""
     if metric is not None:
         return float(metric(given, targets))
     if not targets.is_floating_point() and has_classes(given):
@@ -148,7 +177,7 @@ def _score(given: torch.Tensor, targets: torch.Tensor, metric: Metric | None) ->
 
 
 def latencies(
-    models: Sequence[Model[..., Any]], check: Check, *, seconds: float = _SECONDS
+    models: Sequence[Model[..., Any]], check: Check, *, seconds: float = SECONDS
 ) -> list[dict[int, float]]:
     """For each model, the time of one call as a share of the first model's, by rows in the call.
 

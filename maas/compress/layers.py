@@ -15,7 +15,22 @@ from maas.executors.batching import BatchingExecutor
 from maas.executors.local import LocalExecutor
 from maas.model import Model
 
-__all__ = ["around", "copied", "layers_of", "local", "module_of", "numbers", "put", "weight_bytes"]
+__all__ = [
+    "around",
+    "copied",
+    "is_local",
+    "layers_of",
+    "local",
+    "module_of",
+    "numbers",
+    "put",
+    "weight_bytes",
+]
+
+
+def is_local(model: Model[..., Any]) -> bool:
+    """Whether the model runs in this process."""
+    return isinstance(model.executor, LocalExecutor | BatchingExecutor)
 
 
 def local(model: Model[..., Any]) -> LocalExecutor:

@@ -53,7 +53,7 @@ class Report:
     @property
     def size(self) -> float:
         """Bytes on disk, as a share of the original's."""
-        return self.result.disk / self.original.disk
+        return _share(self.result.disk, self.original.disk)
 
     def to_data(self) -> dict[str, Any]:
         """All of it as plain data."""
@@ -61,7 +61,7 @@ class Report:
             "rows": [
                 {"name": row.name, "seconds": row.seconds, "refused": row.refused}
                 | attrs.asdict(row.figures)
-                | {"size": row.figures.disk / self.original.disk}
+                | {"size": _share(row.figures.disk, self.original.disk)}
                 for row in self.rows
             ],
             "chosen": self.chosen % len(self.rows),
@@ -89,7 +89,7 @@ class Report:
         return [
             row.name + mark,
             f"{found.disk / 1000:,.1f}",
-            f"{found.disk / self.original.disk:.3f}",
+            f"{_share(found.disk, self.original.disk):.3f}",
             f"{found.memory / 1000:,.1f}",
             f"{found.numbers:,}",
             *(_number(found.latency.get(size), ".2f") for size in BATCHES),
@@ -113,7 +113,7 @@ class Report:
             Nothing was compared: there was no check data.
         """
         points = [
-            (row.figures.disk / self.original.disk, row.figures.error, row.name)
+            (_share(row.figures.disk, self.original.disk), row.figures.error, row.name)
             for row in self.rows
             if row.figures.error is not None
         ]
@@ -131,6 +131,11 @@ class Report:
             axes.annotate(name, (x, y), xytext=(5, 5), textcoords="offset points", fontsize=8)
         axes.margins(0.2)
         figure.savefig(path, bbox_inches="tight")
+
+
+def _share(part: int, whole: int) -> float:
+    """nan where a model elsewhere does not tell its size."""
+    return part / whole if whole else float("nan")
 
 
 def _number(value: float | None, form: str) -> str:
