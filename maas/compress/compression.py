@@ -8,7 +8,7 @@ from typing import Any, Self
 import attrs
 
 from maas.compress.distill import Distill
-from maas.compress.figures import SECONDS, Figures, Metric, figures, latencies, outputs
+from maas.compress.figures import BATCHES, SECONDS, Figures, Metric, figures, latencies, outputs
 from maas.compress.gate import Gate, check_gates, gates_of
 from maas.compress.layers import around, copied, is_local, local
 from maas.compress.report import Report, Row
@@ -197,7 +197,7 @@ def searched(
         No recipe is within it; the message has the table.
     """
     first = figures(original, check, outputs(original, check), metric)
-    rows = [Row("original", first)]
+    rows = [Row("original", attrs.evolve(first, latency=dict.fromkeys(BATCHES, 1.0)))]
     notes: list[str] = []
     best: tuple[int, Model[..., Any]] | None = None
     for recipe in _progress(budget.tried()):

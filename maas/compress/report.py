@@ -78,7 +78,7 @@ class Report:
             ).rstrip()
             for line in lines
         ]
-        refused = [f"refused: {row.refused}" for row in self.rows if row.refused]
+        refused = [f"{row.name} was refused: {row.refused}" for row in self.rows if row.refused]
         return "\n".join([*table, *refused, *self.notes])
 
     def _line(self, row: Row) -> list[str]:
