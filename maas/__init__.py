@@ -9,6 +9,7 @@ import importlib
 # Not from typing, which took 30 of the 39 ms of `import maas`.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from maas import compress as compress
     from maas import data as data
     from maas import explain as explain
     from maas import testing as testing
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from maas.errors import Overloaded as Overloaded
     from maas.errors import SignatureError as SignatureError
     from maas.errors import StreamInterrupted as StreamInterrupted
+    from maas.errors import TooLossy as TooLossy
     from maas.errors import TransportError as TransportError
     from maas.errors import Unauthenticated as Unauthenticated
     from maas.errors import Unsupported as Unsupported
@@ -92,6 +94,7 @@ _ERRORS = (
     "Overloaded",
     "SignatureError",
     "StreamInterrupted",
+    "TooLossy",
     "TransportError",
     "Unauthenticated",
     "Unsupported",
@@ -101,6 +104,7 @@ _ERRORS = (
 _NAMES |= dict.fromkeys(_ERRORS, "maas.errors")
 
 _MODULES = {
+    "compress": "maas.compress",
     "data": "maas.data",
     "explain": "maas.explain",
     "optim": "maas.train.optim",
