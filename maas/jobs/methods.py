@@ -107,7 +107,7 @@ def submit(
 
 def _steps(data: Data, recipe: Recipe) -> int:
     """How many there are, if all epochs are run."""
-    if recipe.validation:
+    if recipe.validation and data.name is None:
         data, _ = data.split(recipe.validation, seed=recipe.seed)
     batches = data.steps(recipe.batch_size) or 0
     return math.ceil(batches / recipe.accumulate) * recipe.epochs

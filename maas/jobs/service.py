@@ -18,6 +18,7 @@ from maas.jobs.folders import JobFolder
 from maas.jobs.following import Followers
 from maas.jobs.keeper import Keeper
 from maas.jobs.making import made
+from maas.jobs.rows import packed
 from maas.model import Model
 from maas.server.guard import Caller
 from maas.server.services import Services, fields, settle
@@ -107,8 +108,16 @@ class JobService:
     def _answer(self, desk: Desk, operation: str, rest: list[Any]) -> Any:
         if operation == "delete":
             self._unload(desk, *rest)
+        if operation == "submit":
+            rest[2] = {part: self._rows(desk.owner, each) for part, each in rest[2].items()}
         answer = OPERATIONS[operation].answer(desk, *rest)
         return self._address(desk, answer) if operation == "result" else answer
+
+    def _rows(self, owner: str, rows: Any) -> Any:
+        """Rows as they came, or those of the dataset that is named; the job keeps a copy."""
+        if type(rows) is not dict or rows.keys() != {"dataset"}:
+            return rows
+        return packed(self._services.made("_data").rows(owner, rows["dataset"]))
 
     def _address(self, desk: Desk, folder: JobFolder) -> str:
         """The address of what a job has made, which is loaded if it is not yet."""

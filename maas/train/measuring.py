@@ -93,12 +93,12 @@ def _is_flat(outputs: torch.Tensor, targets: torch.Tensor) -> bool:
 
 
 def _classes(choice: Choice, outputs: torch.Tensor, targets: torch.Tensor) -> int:
-    if _is_flat(outputs, targets):
+    if _is_flat(outputs, targets) and ((targets == 0) | (targets == 1)).all():
         return 2
-    if outputs.ndim < 2 or targets.is_floating_point():
+    if outputs.ndim < 2 or targets.is_floating_point() or _is_flat(outputs, targets):
         raise ValueError(
             f"the metric {choice.name!r} is of classes: it wants outputs [rows, classes] and whole "
-            f"numbers, or logits of the targets' shape; got {list(outputs.shape)} and "
+            f"numbers, or logits of the targets' shape and 0 or 1; got {list(outputs.shape)} and "
             f"{targets.dtype} {list(targets.shape)}"
         )
     return outputs.shape[1]

@@ -1,5 +1,6 @@
 """What training costs is known before it starts: exactly where it can be counted, and refused where
-it would not fit."""
+it would not fit.
+"""
 
 import copy
 
@@ -32,7 +33,7 @@ def test_a_step_is_counted():
     # Forward, the gradients of both layers' weights, and of the second one's input; twice a step.
     forward = 2 * 16 * (20 * 8 + 8 * 3)
     assert found.flops == 2 * (2 * forward + 2 * 16 * 8 * 3)
-    # The batch, the hidden layer after ReLU, log-probabilities, labels, and the loss's total weight.
+    # The batch, the hidden layer after ReLU, log-probabilities, labels, and the loss's weight.
     assert found.activations == 4 * 16 * (20 + 8 + 3) + 8 * 16 + 4
     assert (found.steps, found.fits) == (2 * 5, True)
     assert found.seconds > 0
