@@ -4,12 +4,13 @@ A job belongs to the caller who submitted it; to others it is not there. Its res
 of the model, `net@run-42`, which is loaded when it is first asked for.
 """
 
+import hashlib
 import threading
 from functools import partial
 from typing import Any
 
 from maas.calls import Call, Result
-from maas.errors import CodecError, Conflict, Forbidden, NotFound, Unsupported
+from maas.errors import CodecError, Forbidden, NotFound, Unsupported
 from maas.executors.base import Job
 from maas.executors.lanes import Lane
 from maas.jobs.desk import OPERATIONS, Desk, seen
@@ -35,7 +36,7 @@ class JobService:
         self._lane = Lane(2, "maas-job-service")
         self._followers = Followers()
         self._lock = threading.Lock()
-        self._loaded: dict[str, str] = {}
+        self._loaded: dict[tuple[str, str, str], str] = {}
         self._keeper: Keeper | None = None
         if services.jobs is not None:
             self._keeper = Keeper(services.jobs, services.leases)
@@ -120,19 +121,25 @@ class JobService:
 
     def _address(self, desk: Desk, folder: JobFolder) -> str:
         """The address of what a job has made, which is loaded if it is not yet."""
-        address = f"{desk.name}@{folder.record.name}"
+        key = (desk.owner, desk.name, folder.record.name)
         with self._lock:
-            if self._catalogue.find(address) is None:
+            if key not in self._loaded:
+                address = self._free(*key)
                 self._catalogue.add(address, made(folder, desk.model), owned=True)
-                self._loaded[address] = desk.owner
-            elif self._loaded.get(address) != desk.owner:
-                raise Conflict(f"{address} is another version; give the job another name")
-        return address
+                self._loaded[key] = address
+            return self._loaded[key]
+
+    def _free(self, owner: str, model: str, job: str) -> str:
+        """An address for it: `net@job`, with something of its owner where that is taken."""
+        address = f"{model}@{job}"
+        if self._catalogue.find(address) is None:
+            return address
+        return f"{address[: len(model) + 57]}-{hashlib.sha256(owner.encode()).hexdigest()[:7]}"
 
     def _unload(self, desk: Desk, name: str) -> None:
         """What it made is a version no more; raises `ValueError` where a name means it."""
-        address = f"{desk.name}@{name}"
+        key = (desk.owner, desk.name, name)
         with self._lock:
-            if self._loaded.get(address) == desk.owner:
-                self._catalogue.remove(address)
-                del self._loaded[address]
+            if key in self._loaded:
+                self._catalogue.remove(self._loaded[key])
+                del self._loaded[key]

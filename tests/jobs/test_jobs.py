@@ -245,6 +245,25 @@ def test_callers_do_not_see_each_others_jobs(training, tmp_path):
         server.close()
 
 
+def test_results_of_one_name_have_an_address_each(training, tmp_path):
+    """A name that another caller's result has, or a version, gives another address and no error."""
+    server = maas.Server(
+        {"net": training.net()}, auth=["alice's", "bob's"], allow=GRANTS, jobs=tmp_path
+    )
+    alice, bob = (maas.connect(server, auth=key) for key in ("alice's", "bob's"))
+    made = [model.copy(name) for name in ("mine", "v1") for model in (alice, bob)]
+    addresses = [model.name for model in made]
+    assert len(set(addresses)) == 4
+    assert addresses[0] == "net@mine"
+    assert all(address.startswith("net@mine") for address in addresses[:2])
+    assert "net@v1" not in addresses
+    for each in made:
+        assert each.eval()(torch.zeros(1, 8)).shape == (1, 1)
+    bob.job("mine").delete()
+    assert alice.job("mine").result().name == "net@mine"
+    server.close()
+
+
 def test_rows_that_cannot_be_kept_are_refused(training):
     """An iterator cannot be read again after a crash, so a job does not take it."""
     batches = iter([training.rows(4)])
@@ -276,11 +295,12 @@ def test_a_copy_is_kept_and_published(place):
     with pytest.raises(ValueError, match="means net@better"):
         model.job("better").delete()
     # Another server over the folder has it still.
+    state = dict(copied.state_dict())
     place.server.close()
     folder = place.server.handler._services.jobs
     second = maas.Server({"net": place.net}, allow=GRANTS, jobs=folder)
     again = maas.connect(second).job("better").result()
-    assert difference(dict(again.state_dict()), dict(copied.state_dict())) is None
+    assert difference(dict(again.state_dict()), state) is None
     second.close()
 
 

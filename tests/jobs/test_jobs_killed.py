@@ -121,7 +121,7 @@ def test_a_server_that_was_killed_finds_its_jobs(training, tmp_path, short_folde
         str(tmp_path / "jobs"),
         str(socket),
     ]
-    recipe = {"epochs": 600, "lr": 0.01}
+    recipe = {"epochs": 300, "lr": 0.01}
     model = maas.connect(f"http+unix://{str(socket).replace('/', '%2F')}/net")
     first = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
@@ -156,7 +156,7 @@ def test_a_full_disk_ends_a_job_and_nothing_else(training, small_disk):
     net = training.net()
     server = maas.Server({"net": net}, allow=GRANTS, jobs=small_disk / "jobs")
     model = maas.connect(server)
-    job = model.fit.submit(training.rows(), name="run", epochs=400)
+    job = model.fit.submit(training.rows(), name="run", epochs=200)
     next(job.events())
     filler = small_disk / "filler"
     with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)), filler.open("wb", 0) as file:
@@ -170,8 +170,8 @@ def test_a_full_disk_ends_a_job_and_nothing_else(training, small_disk):
     assert job.state == "failed"
     assert model.eval()(torch.zeros(2, 8)).shape == (2, 1)
     filler.unlink()
-    job = model.fit.submit(training.rows(), resume=job, epochs=400)
+    job = model.fit.submit(training.rows(), resume=job, epochs=200)
     expected = training.net()
-    maas.Model(expected).fit(training.rows(), epochs=400)
+    maas.Model(expected).fit(training.rows(), epochs=200)
     assert difference(dict(job.result(240).state_dict()), dict(expected.state_dict())) is None
     server.close()
