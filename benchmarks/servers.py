@@ -6,6 +6,7 @@ import gc
 import multiprocessing
 import re
 import socket
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
@@ -32,6 +33,7 @@ __all__ = [
     "bare",
     "batching",
     "forget_peak",
+    "keeping_jobs",
     "models",
     "peak_memory",
     "served",
@@ -133,6 +135,18 @@ def trained(tell: Callable[[str], None]) -> None:
     net = fixed().train()
     allow = {"call", "describe", "train"}
     with maas.serve({"big": net}, port=0, block=False, allow=allow) as running:
+        tell(running.url)
+        threading.Event().wait()
+
+
+def keeping_jobs(tell: Callable[[str], None]) -> None:
+    """BigModel as the layers that it is, to be trained by jobs."""
+    net = fixed().layers.train()
+    allow = {"call", "describe", "train"}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        maas.serve({"big": net}, port=0, block=False, allow=allow, jobs=folder) as running,
+    ):
         tell(running.url)
         threading.Event().wait()
 

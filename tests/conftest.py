@@ -17,7 +17,7 @@ settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "developer")
 
 # What a machine may lack. Read before the variables of this machine are taken away, below.
-_OPTIONAL = {"chromium", "curl", "index", "mount", "node"}
+_OPTIONAL = {"chromium", "curl", "index", "keras", "mount", "node", "tensorflow"}
 _REQUIRED = set(os.environ.get("MAAS_REQUIRE", "").replace(",", " ").split())
 
 

@@ -286,7 +286,7 @@ def _under(keras: Any) -> str:
     if not keras.__version__.startswith("3.") or found not in KERAS:
         raise TypeError(
             f"Keras {keras.__version__} runs on {found} in this process; maas runs models of "
-            f"Keras 3 on {' or '.join(KERAS)}. What Keras runs on is fixed at its first import, one "
-            "a process: set KERAS_BACKEND before it, and serve two from two processes"
+            f"Keras 3 on {' or '.join(KERAS)}. What Keras runs on is fixed at its first import, "
+            "one a process: set KERAS_BACKEND before it, and serve two from two processes"
         )
     return found

@@ -114,7 +114,7 @@ def _described_model(kind: str, config: Mapping[str, Any], depth: int) -> Node:
         node |= {
             "calls": list(_in_order(config["layers"])),
             "inputs": _structure(config["input_layers"], _reference),
-            "outputs": _structure(config["output_layers"], _reference),
+            "outputs": _structure(config["output_layers"], _output_of(config["layers"])),
         }
     return node
 
@@ -177,12 +177,26 @@ def _reference(data: Any) -> Node | None:
     return None
 
 
+def _output_of(layers: list[Any]) -> Callable[[Any], Node | None]:
+    """As `_reference`, of a list of outputs, where Keras counts a model's own graph as a call."""
+    models = {layer["name"] for layer in layers if layer["class_name"] == "Functional"}
+
+    def read(data: Any) -> Node | None:
+        found = _reference(data)
+        if found is not None and found["from"][0] in models:
+            layer, call, output = found["from"]
+            return {"from": [layer, call - 1, output]}
+        return found
+
+    return read
+
+
 def _in_order(layers: list[Any]) -> Iterator[Node]:
     """The calls that make the graph, each after those that give what it takes."""
     made = {(layer["name"], 0) for layer in layers if layer["class_name"] == "InputLayer"}
     waiting = {}
     for layer in layers:
-        for number, node in enumerate(layer["inbound_nodes"], _first_call(layer["class_name"])):
+        for number, node in enumerate(layer["inbound_nodes"]):
             waiting[layer["name"], number] = {
                 "layer": layer["name"],
                 "args": _structure(node["args"], _reference),
@@ -201,11 +215,6 @@ def _in_order(layers: list[Any]) -> Iterator[Node]:
         for key in ready:
             made.add(key)
             yield waiting.pop(key)
-
-
-def _first_call(kind: str) -> int:
-    """Keras counts the graph inside a functional model as its first call."""
-    return int(kind == "Functional")
 
 
 def _references(data: Any) -> Iterator[list[Any]]:
@@ -375,7 +384,7 @@ class _Builder:
             if type(layer) is keras.layers.InputLayer:
                 tensors[name, 0] = [layer.output]
             else:
-                numbered[name] = _first_call(type(layer).__name__)
+                numbered[name] = 0
         total = 0
         for call in node["calls"]:
             if type(call) is not dict or call.keys() != {"layer", "args", "kwargs"}:

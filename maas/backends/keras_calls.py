@@ -2,7 +2,8 @@
 
 A call is `model(x, training=...)`, where `training` is the mode of the handle; Keras itself takes a
 call that does not say to be one in eval mode. What a layer draws comes from a state of its
-own, a variable as its weights are, so it stays with the model and does not travel with a call.
+own, a variable as its weights are, so it stays with the model and does not travel with a call. On
+torch, a layer that was given no seed draws from torch's generator, which does travel.
 """
 
 import contextlib

@@ -69,8 +69,13 @@ def name_of(module: Any, name: Any) -> str | None:
     return found if prefix is not None and found in TYPES else None
 
 
-_EVERY = {"name": None, "trainable": True, "dtype": None}
-"""What every layer takes, by way of its `**kwargs`."""
+_EVERY = {"name": None, "trainable": True, "dtype": None, "activity_regularizer": None}
+_RECURRENT = dict.fromkeys(
+    ("return_sequences", "return_state", "go_backwards", "stateful", "unroll",
+     "zero_output_for_mask"), False
+)  # fmt: skip
+_SOME = {"LayerNormalization": {"rms_scaling": False}, "AdditiveAttention": {"seed": None}}
+"""What every layer, every recurrent one, and some take by way of their `**kwargs`."""
 
 
 def arguments_of(name: str) -> dict[str, Any]:
@@ -78,6 +83,9 @@ def arguments_of(name: str) -> dict[str, Any]:
     found = inspect.signature(TYPES[name].__init__).parameters.values()  # type: ignore[misc]
     own = {each.name: each.default for each in found if each.kind not in _STARS}
     del own["self"]
+    own |= _SOME.get(name, {})
+    if issubclass(TYPES[name], keras.layers.RNN):
+        own = _RECURRENT | own
     return own | _EVERY if issubclass(TYPES[name], keras.Layer) else own
 
 

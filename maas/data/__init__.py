@@ -13,10 +13,12 @@ from maas.data.orders import permutation
 from maas.data.prepared import prepared
 from maas.data.scalers import MinMaxScaler, StandardScaler
 from maas.data.texts import TextVectorizer
+from maas.data.uploads import Dataset, upload, uploaded
 
 __all__ = [
     "ColumnTransformer",
     "Data",
+    "Dataset",
     "Finding",
     "LabelEncoder",
     "MinMaxScaler",
@@ -31,4 +33,6 @@ __all__ = [
     "of_data",
     "permutation",
     "prepared",
+    "upload",
+    "uploaded",
 ]

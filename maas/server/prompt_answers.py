@@ -134,7 +134,7 @@ class _Turn(Pending):
         """The answer is there."""
         self.leave()
         try:
-            self.seen.ran(answer)
+            self.seen.ran(answer, on_loop=self.prompt is not None and self.prompt.on_loop)
             response = self.form.answer(answer)
         except Exception as error:  # noqa: BLE001 - as in `answer`
             response = self.form.failure(self.seen.fails(presentable(error)))

@@ -6,8 +6,8 @@ here; torch's adapter is loaded when a torch tensor is first met, so a program
 without torch never pays for it. Where torch is absent its tensors arrive as
 NumPy arrays, and where NumPy has no such dtype either, as `RawTensor`.
 
-TensorFlow takes ten seconds and 400 MB to load, so no message brings that about: in a process that
-has not loaded it, its tensors are `TensorFlowArray`, which is NumPy's array in all but its way back.
+TensorFlow takes ten seconds and 400 MB to load, so no message brings that about: in a process
+that has not loaded it, its tensors are `TensorFlowArray`, NumPy's array in all but its way back.
 
 Bytes are little-endian and in C order; a `channels_last` flag says that the
 bytes lie in that order instead, so that the layout survives.
