@@ -1,4 +1,4 @@
-"""A Keras model behind `maas.Model` gives what Keras itself gives, in every place and every kind."""
+"""A Keras model behind `maas.Model` gives what Keras gives, in every place and every kind."""
 
 import asyncio
 
@@ -171,7 +171,7 @@ class Scaled(keras.Model):
 
 
 def test_a_class_of_ones_own(maas_connect):
-    """A subclass has the signature of its `call`, without `training`, which is the handle's mode."""
+    """A subclass has the signature of its `call` but `training`, which is the handle's mode."""
     model = Scaled()
     asked = maas_connect(model)
     assert str(asked.info.methods["__call__"].signature) == "(x, *, scale: float = 1.0)"
