@@ -17,9 +17,6 @@ keras = pytest.importorskip("keras")
 layers = keras.layers
 ON = keras.backend.backend()
 
-# Keras's own conversions, with NumPy 2.4.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 SHAPES = {"x1": (6,), "x2": (5, 4), "x3": (6, 6, 3)}
 DENSE = [
     lambda: layers.Dense(3, activation="relu"),

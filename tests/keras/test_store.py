@@ -16,8 +16,6 @@ table = pytest.importorskip("maas.backends.keras_layers")
 layers = keras.layers
 ON = keras.backend.backend()
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
 
 def numbers(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape).astype("f4")
