@@ -196,7 +196,9 @@ def custom(kind):
 )
 def test_code_is_not_stored(tmp_path, make, reason):
     """What needs code is stored as weights alone, and loading it names both routes."""
-    model = keras.Sequential([keras.Input((3,)), *make(), layers.Dense(2)])
+    model, twin = (
+        keras.Sequential([keras.Input((3,)), *made, layers.Dense(2)]) for made in (make(), make())
+    )
     maas.save(model, tmp_path / "net")
     told = json.loads((tmp_path / "net" / "model.json").read_text())
     assert told["architecture"] is None
@@ -204,9 +206,6 @@ def test_code_is_not_stored(tmp_path, make, reason):
     with pytest.raises(maas.Unsupported, match=r"into=Sequential.*Keras's standard layers") as no:
         maas.load(tmp_path / "net")
     assert reason in str(no.value)
-    twin = keras.models.clone_model(model)
-    for variable in twin.variables:
-        variable.assign(np.zeros(variable.shape))
     x = numbers(2, 3)
     loaded = maas.load(tmp_path / "net", into=twin)
     assert difference(maas.Model(model)(x), loaded(x)) is None
