@@ -9,10 +9,10 @@ STAMP := $(VENV)/.installed
 PACKAGES := maas examples benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint types docs bench clean
+.PHONY: help install demo test check lint types docs bench bench-peers clean
 
 help:  ## list these targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */make \1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */make \1\t/' | expand -t 16
 
 install: $(STAMP)  ## make .venv with everything for development
 
@@ -43,6 +43,9 @@ docs: $(STAMP)  ## build docs/_build/html; a warning is an error
 
 bench: $(STAMP)  ## run every benchmark, one after the other
 	$(BIN)/python -m benchmarks
+
+bench-peers: $(STAMP)  ## compare with other servers, each in an environment of its own
+	$(BIN)/python -m benchmarks.peers
 
 clean:  ## remove .venv and what was built
 	rm -rf $(VENV) build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis
