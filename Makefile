@@ -9,10 +9,10 @@ STAMP := $(VENV)/.installed
 PACKAGES := maas examples benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check lint types docs bench clean
+.PHONY: help install demo test test-tensorflow check lint types docs bench clean
 
 help:  ## list these targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */make \1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */make \1\t/' | expand -t 22
 
 install: $(STAMP)  ## make .venv with everything for development
 
@@ -28,6 +28,22 @@ demo: $(STAMP)  ## see one model called here and over the wire
 
 test: $(STAMP)  ## run the quick tests
 	$(BIN)/python -m pytest
+
+# TensorFlow is 1.4 GB and wants a process of its own; the rest it finds in $(VENV).
+TF_VENV := .venv-tensorflow
+TF_STAMP := $(TF_VENV)/.installed
+SITE := 'import site; print(site.getsitepackages()[0])'
+
+$(TF_STAMP): $(STAMP)
+	$(PYTHON) -m venv --without-pip $(TF_VENV)
+	echo "import site; site.addsitedir('$$($(BIN)/python -c $(SITE))')" > "$$($(TF_VENV)/bin/python -c $(SITE))/development.pth"
+	@echo "installing TensorFlow into $(TF_VENV), which takes about a minute"
+	$(BIN)/python -m pip --python $(TF_VENV)/bin/python install --quiet --disable-pip-version-check -c constraints.txt tensorflow-cpu
+	@touch $@
+
+test-tensorflow: $(TF_STAMP)  ## run the tests of Keras once more, on TensorFlow; not part of check
+	KERAS_BACKEND=tensorflow MAAS_REQUIRE=keras,tensorflow $(TF_VENV)/bin/python -m pytest tests/keras
+	KERAS_BACKEND=tensorflow MAAS_REQUIRE=keras,tensorflow $(TF_VENV)/bin/python -m pytest tests/test_docs.py -k seed_tensorflow
 
 check: lint types test docs  ## all that CI does
 
@@ -45,4 +61,4 @@ bench: $(STAMP)  ## run every benchmark, one after the other
 	$(BIN)/python -m benchmarks
 
 clean:  ## remove .venv and what was built
-	rm -rf $(VENV) build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(TF_VENV) build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -2,12 +2,14 @@
 
 The loop is the plain one in both: zero the gradients, call, loss, backward, step. On the resident
 rung the weights stay there; on the mirror rung they go there after each step, and
-their gradients come back. Both processes have one thread. The next lines are what a step sends,
+their gradients come back. Both processes have one thread. Later lines are what a step sends,
 in KB; beside it stand the weights.
 
 The last lines are 1,000 steps by `fit` as a job at a server, with a follower, over the bare loop:
 from the first step to the last as they arrive. What comes before, a process that imports torch,
 is told in seconds.
+
+The first lines are 1,000 steps by `fit` in this process, its check of memory included.
 """
 
 import statistics
@@ -46,6 +48,13 @@ class Counting(SocketTransport):
 
 def main() -> None:
     report = Report(__doc__)
+    for batch in BATCHES:
+        steps = 10 if report.quick else 1000
+        rows = torch.randn(steps * batch, 1000), torch.randn(steps * batch, 1)
+        ways = _fit(rows, batch), _loop(rows, batch)
+        report.compare(
+            f"fit here, batch {batch}", *ways, bound=Bound(most=1.05), calls=steps, rounds=10
+        )
     with served(trained) as place:
         for batch in BATCHES:
             here = _step(fixed().train(), torch.optim.Adam, batch)
@@ -60,6 +69,27 @@ def main() -> None:
         for batch in BATCHES:
             _job(report, maas.connect(f"{place.url}/big"), batch)
     report.close()
+
+
+def _fit(rows: tuple[torch.Tensor, torch.Tensor], batch: int) -> Callable[[], object]:
+    """An epoch by `fit`."""
+    model = maas.Model(fixed())
+    return lambda: model.fit(rows, loss="mse", optimizer="adam", lr=RATE, batch_size=batch)
+
+
+def _loop(rows: tuple[torch.Tensor, torch.Tensor], batch: int) -> Callable[[], object]:
+    """An epoch by the plain loop, over the same batches."""
+    net, loss = fixed().train(), nn.MSELoss()
+    x, target = rows
+
+    def epoch() -> None:
+        optimizer = torch.optim.Adam(net.parameters(), lr=RATE)
+        for picked in torch.randperm(len(x)).split(batch):
+            optimizer.zero_grad()
+            loss(net(x[picked]), target[picked]).backward()
+            optimizer.step()
+
+    return epoch
 
 
 def _step(model: Any, optimizer: Callable[..., Any], batch: int) -> Callable[[], object]:

@@ -6,6 +6,7 @@ them it prints in characters. Everything else is `model.explain`, the same for a
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from sklearn.datasets import load_digits
@@ -34,12 +35,12 @@ def train() -> float:
             optimizer.step()
     net.eval()
     right = net(images[1500:]).argmax(1) == labels[1500:]
-    return right.float().mean().item()
+    return float(right.float().mean())
 
 
 # Four by four pixels in each group: what LIME and Shapley values turn on and off together.
 groups = torch.arange(16).reshape(4, 4).repeat_interleave(2, 0).repeat_interleave(2, 1)
-METHODS = {
+METHODS: dict[str, dict[str, Any]] = {
     "integrated_gradients": {"steps": 64},
     "occlusion": {"window": (1, 3, 3), "stride": (1, 1, 1)},
     "shapley_sampling": {"groups": groups, "samples": 50},

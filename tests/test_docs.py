@@ -7,6 +7,7 @@ HTML comment right above it says why. `await` may stand at the top level.
 
 import ast
 import asyncio
+import importlib.util
 import inspect
 import itertools
 import os
@@ -14,8 +15,9 @@ import re
 import subprocess
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import attrs
 import pytest
@@ -30,7 +32,7 @@ SHOWN = {"console", "http", "json", "sh", "text", "toml"}
 FENCE = re.compile(r"^ {0,3}(?P<ticks>`{3,}|~{3,})(?P<info>.*)$")
 REASON = re.compile(r"<!--.*\w.*-->$", re.DOTALL)
 COMMAND = re.compile(r"(?:^|[\s/])(?:python -m )?maas (?P<words>[a-z].*)$")
-RUNS_MAKE = re.compile(r"^(?:\$ )?make (?P<target>[a-z]+)", re.MULTILINE)
+RUNS_MAKE = re.compile(r"^(?:\$ )?make (?P<target>[a-z-]+)", re.MULTILINE)
 
 
 @attrs.frozen
@@ -71,6 +73,16 @@ def _name(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
+# What not every machine has.
+NEEDS = {"docs/how-to/use-keras.md": "keras", "examples/seed_tensorflow.py": "tensorflow"}
+
+
+def _check_needs(path: Path, lacking: Callable[[str, str], NoReturn]) -> None:
+    package = NEEDS.get(_name(path))
+    if package is not None and importlib.util.find_spec(package) is None:
+        lacking(package, f"{package} is not installed")
+
+
 def _run_block(block: Block, page: Path, module: types.ModuleType) -> None:
     """Runs one block so that a traceback shows the page and its line."""
     source = "\n" * (block.line - 1) + block.code
@@ -107,8 +119,9 @@ def _commands() -> dict[str, set[str]]:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if _program(page)], ids=_name)
-def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
+def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch, lacking):
     """The Python blocks of a page, run in order from an empty directory, raise and warn nothing."""
+    _check_needs(page, lacking)
     monkeypatch.chdir(tmp_path)
     module = types.ModuleType("page_" + re.sub(r"\W", "_", _name(page)))
     # Type hints and dataclasses look their module up by its name.
@@ -151,15 +164,16 @@ def test_a_command_that_is_shown_exists(command, options):
 def test_a_make_target_that_is_shown_exists():
     """Each `make TARGET` on a page is a target of the Makefile."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
     blocks = itertools.chain.from_iterable(map(_page_blocks, PAGES))
     shell = [block.code for block in blocks if block.language in {"console", "sh"}]
     assert {name for code in shell for name in RUNS_MAKE.findall(code)} <= targets
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=_name)
-def test_an_example_runs(example, tmp_path):
+def test_an_example_runs(example, tmp_path, lacking):
     """Each program in examples/ ends well, warns nothing, and leaves no file behind."""
+    _check_needs(example, lacking)
     run = subprocess.run(
         [sys.executable, "-W", "error", str(example)],
         capture_output=True,

@@ -330,9 +330,10 @@ class _Builder:
         else:
             named = {each.name: (each, calls) for each, calls in layers}
             made, total = self._functional(node, named)
-        # Layers say for themselves whether they are trainable; to tell the model tells them all.
-        if not arguments["trainable"]:
-            made.trainable = False
+        # Told after it was built, since some layers make others only then, and tell them all.
+        frozen = [each for each, _ in layers if not each.trainable]
+        for layer in frozen if arguments["trainable"] else [*frozen, made]:
+            layer.trainable = False
         return made, total
 
     def _layer(self, node: Any, depth: int) -> tuple[Any, int]:

@@ -74,7 +74,10 @@ _RECURRENT = dict.fromkeys(
     ("return_sequences", "return_state", "go_backwards", "stateful", "unroll",
      "zero_output_for_mask"), False
 )  # fmt: skip
-_SOME = {"LayerNormalization": {"rms_scaling": False}, "AdditiveAttention": {"seed": None}}
+_SOME: Mapping[str, dict[str, Any]] = {
+    "LayerNormalization": {"rms_scaling": False},
+    "AdditiveAttention": {"seed": None},
+}
 """What every layer, every recurrent one, and some take by way of their `**kwargs`."""
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from maas.explain.algorithms import Algorithm as Algorithm
     from maas.explain.algorithms import Option as Option
     from maas.explain.algorithms import Problem as Problem
-    from maas.explain.algorithms import algorithms as algorithms
+    from maas.explain.algorithms import table as table
     from maas.explain.checks import Check as Check
     from maas.explain.checks import check as check
     from maas.explain.explanation import Explanation as Explanation
@@ -22,7 +22,7 @@ _NAMES = {
     "Explanation": "maas.explain.explanation",
     "check": "maas.explain.checks",
     "Check": "maas.explain.checks",
-    "algorithms": "maas.explain.algorithms",
+    "table": "maas.explain.algorithms",
     "Algorithm": "maas.explain.algorithms",
     "Option": "maas.explain.algorithms",
     "Problem": "maas.explain.algorithms",

@@ -25,7 +25,7 @@ __all__ = [
     "Option",
     "Problem",
     "algorithm",
-    "algorithms",
+    "table",
 ]
 
 VALUES, GRADIENTS, MODULE = "values", "gradients", "module"
@@ -170,7 +170,7 @@ def algorithm(name: str) -> Algorithm:
     return found
 
 
-def algorithms() -> dict[str, Algorithm]:
+def table() -> dict[str, Algorithm]:
     """Every algorithm there is in this process, by name: ours, and what entry points add."""
     strangers = {name: _strangers(name) for name in sorted(entry_points.names(_GROUP))}
     return {**_TABLE, **{name: each for name, each in strangers.items() if each is not None}}

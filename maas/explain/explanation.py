@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 
-__all__ = ["Drawing", "Explanation", "Question"]
+__all__ = ["Explanation", "Question"]
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -40,16 +40,6 @@ class Question:
     def to_data(self) -> dict[str, Any]:
         """As a dictionary of plain values."""
         return attrs.asdict(self, recurse=False)
-
-
-@attrs.frozen(kw_only=True)
-class Drawing:
-    """How an explanation is to be drawn; see `Explanation.plot`."""
-
-    rows: Sequence[int] = (0,)
-    shape: tuple[int, ...] | None = None
-    names: Sequence[str] | None = None
-    tokens: Sequence[str] | None = None
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -116,7 +106,16 @@ class Explanation:
         ImportError
             A file is wanted, and matplotlib is not installed.
         """
-        drawing = Drawing(rows=rows, shape=shape, names=names, tokens=tokens)
         pictures = importlib.import_module("maas.explain.pictures")
-        text: str = pictures.drawn(self, drawing, path)
+        drawing = pictures.Drawing(
+            attributions=self.attributions,
+            given=self.question.args[0],
+            target=self.question.target,
+            title=self.method.replace("_", " "),
+            rows=rows,
+            shape=shape,
+            names=names,
+            tokens=tokens,
+        )
+        text: str = pictures.drawn(drawing, path)
         return text

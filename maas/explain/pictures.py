@@ -9,11 +9,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 
-from maas.explain.explanation import Drawing, Explanation
-
-__all__ = ["drawn"]
+__all__ = ["Drawing", "drawn"]
 
 _STRONG, _FAINT = 0.4, 0.1
 """Of the largest value: from where a character is a strong one, and below which it is blank."""
@@ -24,19 +23,34 @@ _WIDE = 60
 _COLOURS = "RdBu_r"
 
 
-def drawn(explanation: Explanation, drawing: Drawing, path: str | Path | None) -> str:
+@attrs.frozen(kw_only=True)
+class Drawing:
+    """What is to be drawn, and how; see `Explanation.plot`. `given` is what was explained."""
+
+    attributions: Any
+    given: Any
+    target: Any
+    title: str
+    rows: Sequence[int]
+    shape: tuple[int, ...] | None
+    names: Sequence[str] | None
+    tokens: Sequence[str] | None
+
+
+def drawn(drawing: Drawing, path: str | Path | None) -> str:
     """The picture in characters, and written to a file too where a path is given."""
-    values = _values(explanation.attributions, drawing)
+    values = _values(drawing)
     kind = _KINDS[_kind(values, drawing)]
     if path is not None:
-        _write(explanation, values, drawing, kind, Path(path))
+        _write(values, drawing, kind, Path(path))
     text: list[str] = []
     for row in drawing.rows:
         text += [*kind.lines(values[row], drawing), ""]
     return "\n".join(text[:-1])
 
 
-def _values(attributions: Any, drawing: Drawing) -> "np.ndarray[Any, Any]":
+def _values(drawing: Drawing) -> "np.ndarray[Any, Any]":
+    attributions = drawing.attributions
     if not hasattr(attributions, "shape"):
         raise ValueError("only the attributions of a single array can be drawn")
     values = np.asarray(attributions, dtype=np.float64)
@@ -174,7 +188,6 @@ _KINDS = {
 
 
 def _write(
-    explanation: Explanation,
     values: "np.ndarray[Any, Any]",
     drawing: Drawing,
     kind: _Kind,
@@ -187,14 +200,14 @@ def _write(
             "pictures in files need the package matplotlib: pip install maas-sdk[explain]"
         ) from error
     count = len(drawing.rows)
-    inputs = _inputs(explanation, values) if kind.aside else None
+    inputs = _inputs(drawing.given, values) if kind.aside else None
     wide, high = kind.size
     lines = 1 if inputs is None else 2
     size = (wide * count, high * lines) if kind.aside else (wide, high * count)
     grid = (lines, count) if kind.aside else (count, 1)
     figure = figures.Figure(figsize=(size[0], size[1] + 0.5), layout="constrained")
     axes = figure.subplots(*grid, squeeze=False)
-    targets = explanation.question.target
+    targets = drawing.target
     for place, row in enumerate(drawing.rows):
         own = axes[-1, place] if kind.aside else axes[place, 0]
         kind.axes(own, values[row], drawing)
@@ -204,15 +217,12 @@ def _write(
         told = targets[row] if isinstance(targets, list) else targets
         title = f"row {row}" if told is None else f"row {row}: output {told}"
         (axes[0, place] if kind.aside else own).set_title(title, fontsize=9)
-    figure.suptitle(explanation.method.replace("_", " "))
+    figure.suptitle(drawing.title)
     figure.savefig(path, dpi=120)
 
 
-def _inputs(
-    explanation: Explanation, values: "np.ndarray[Any, Any]"
-) -> "np.ndarray[Any, Any] | None":
+def _inputs(given: Any, values: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any] | None":
     """The input itself, where it has the shape of what is drawn."""
-    given = explanation.question.args[0]
     if not hasattr(given, "shape"):
         return None
     array = np.asarray(given.detach() if hasattr(given, "detach") else given)

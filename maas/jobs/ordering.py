@@ -79,8 +79,12 @@ def _source(model: Model[..., Any]) -> tuple[str | None, int, Any]:
     if executor is None:
         return _source_of_workers(model)
     target = executor.backend.target
-    if not isinstance(target, torch.nn.Module):
-        raise Unsupported(f"{model.name} is no torch module; only these have parameters to train")
+    # A Keras model on torch is a torch module too, and is trained by another loop.
+    if executor.backend.kind != "torch":
+        raise Unsupported(
+            f"{model.name} is a {executor.backend.kind}; jobs train torch modules. Train it where "
+            "it is, with fit"
+        )
     weights = sum(each.nbytes for each in (*target.parameters(), *target.buffers()))
 
     def written(folder: Path) -> None:

@@ -156,9 +156,9 @@ def _model(folder: JobFolder, record: Record) -> Model[..., Any]:
 
 def _target(model: Model[..., Any]) -> torch.nn.Module:
     executor = local_executor(model)
-    target = None if executor is None else executor.backend.target
-    if not isinstance(target, torch.nn.Module):
-        raise Unsupported(f"{model.name} is no torch module; only these have parameters to train")
+    if executor is None or executor.backend.kind != "torch":
+        raise Unsupported(f"{model.name} is no torch module; jobs train these alone")
+    target: torch.nn.Module = executor.backend.target
     return target
 
 

@@ -1,4 +1,4 @@
-"""A Keras model behind `maas.Model` gives what Keras itself gives, in every place and every kind."""
+"""A Keras model behind `maas.Model` gives what Keras gives, in every place and every kind."""
 
 import asyncio
 
@@ -16,9 +16,6 @@ from maas.testing.equality import difference
 keras = pytest.importorskip("keras")
 layers = keras.layers
 ON = keras.backend.backend()
-
-# Keras's own conversions, with NumPy 2.4.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 SHAPES = {"x1": (6,), "x2": (5, 4), "x3": (6, 6, 3)}
 DENSE = [
@@ -171,7 +168,7 @@ class Scaled(keras.Model):
 
 
 def test_a_class_of_ones_own(maas_connect):
-    """A subclass has the signature of its `call`, without `training`, which is the handle's mode."""
+    """A subclass has the signature of its `call` but `training`, which is the handle's mode."""
     model = Scaled()
     asked = maas_connect(model)
     assert str(asked.info.methods["__call__"].signature) == "(x, *, scale: float = 1.0)"

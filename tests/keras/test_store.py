@@ -1,4 +1,4 @@
-"""Keras models in folders: whole where a closed table has their layers, and never a line of code."""
+"""Keras models in folders: whole where a closed table has their layers, and never any code."""
 
 import json
 import subprocess
@@ -15,8 +15,6 @@ architecture = pytest.importorskip("maas.backends.keras_architecture")
 table = pytest.importorskip("maas.backends.keras_layers")
 layers = keras.layers
 ON = keras.backend.backend()
-
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
 def numbers(*shape, seed=0):
@@ -148,8 +146,12 @@ MODELS = {
     ),
     "recurrent": (
         lambda: keras.Sequential(
-            [keras.Input((5,), dtype="int32"), layers.Embedding(9, 4, mask_zero=True)]
-            + [layers.Bidirectional(layers.LSTM(3)), layers.Dense(1)]
+            [
+                keras.Input((5,), dtype="int32"),
+                layers.Embedding(9, 4, mask_zero=True),
+                layers.Bidirectional(layers.LSTM(3)),
+                layers.Dense(1),
+            ]
         ),
         np.arange(10, dtype="i4").reshape(2, 5) % 9,
     ),
@@ -194,7 +196,9 @@ def custom(kind):
 )
 def test_code_is_not_stored(tmp_path, make, reason):
     """What needs code is stored as weights alone, and loading it names both routes."""
-    model = keras.Sequential([keras.Input((3,)), *make(), layers.Dense(2)])
+    model, twin = (
+        keras.Sequential([keras.Input((3,)), *made, layers.Dense(2)]) for made in (make(), make())
+    )
     maas.save(model, tmp_path / "net")
     told = json.loads((tmp_path / "net" / "model.json").read_text())
     assert told["architecture"] is None
@@ -202,9 +206,6 @@ def test_code_is_not_stored(tmp_path, make, reason):
     with pytest.raises(maas.Unsupported, match=r"into=Sequential.*Keras's standard layers") as no:
         maas.load(tmp_path / "net")
     assert reason in str(no.value)
-    twin = keras.models.clone_model(model)
-    for variable in twin.variables:
-        variable.assign(np.zeros(variable.shape))
     x = numbers(2, 3)
     loaded = maas.load(tmp_path / "net", into=twin)
     assert difference(maas.Model(model)(x), loaded(x)) is None

@@ -124,6 +124,7 @@ def test_a_function_gets_and_gives_them(maas_connect):
     assert difference(tf.constant([[2.0, -0.0]]), found) is None
 
 
+@pytest.mark.filterwarnings("ignore::maas.errors.MutationWarning")
 def test_a_torch_module_answers_them(maas_connect):
     """A torch module called with TensorFlow's tensors answers those, and does not change them."""
     torch = pytest.importorskip("torch")
