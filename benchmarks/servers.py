@@ -8,6 +8,7 @@ import re
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, cast
 
 import attrs
 import httpx
+import numpy as np
 import torch
 import uvicorn
 import uvloop
@@ -35,6 +37,7 @@ __all__ = [
     "forget_peak",
     "keeping_jobs",
     "models",
+    "overloaded",
     "peak_memory",
     "served",
     "trained",
@@ -126,6 +129,21 @@ def batching(tell: Callable[[str], None]) -> None:
     net = fixed()
     together = maas.Model(net, batching=maas.Batching(64), example=torch.randn(1, 1000))
     with maas.serve({"together": together, "one_by_one": net}, port=0, block=False) as running:
+        tell(running.url)
+        threading.Event().wait()
+
+
+def overloaded(tell: Callable[[str], None]) -> None:
+    """A model of four rows in 100 ms, and room for more connections than it can answer in time."""
+
+    @maas.method(pure=True)
+    def double(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        time.sleep(0.1)
+        return x * 2
+
+    model = maas.Model(double, batching=maas.Batching(4, max_queue=64))
+    patience = maas.Patience(max_connections=10_000)
+    with maas.serve(model, port=0, block=False, patience=patience) as running:
         tell(running.url)
         threading.Event().wait()
 

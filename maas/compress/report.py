@@ -126,10 +126,14 @@ class Report:
         front = _front(points)
         axes.plot([x for x, _, _ in front], [y for _, y, _ in front], color="0.7", zorder=1)
         for number, (x, y, name) in enumerate(points):
-            chosen = number == self.chosen % len(self.rows)
-            axes.scatter([x], [y], color="tab:red" if chosen else "tab:blue", zorder=2)
-            axes.annotate(name, (x, y), xytext=(5, 5), textcoords="offset points", fontsize=8)
-        axes.margins(0.2)
+            color = "tab:red" if name == self.rows[self.chosen].name else "tab:blue"
+            axes.scatter([x], [y], color=color, zorder=2, label=f"{number}  {name}")
+            axes.annotate(
+                str(number), (x, y), xytext=(0, 6), textcoords="offset points", ha="center"
+            )
+        axes.set_xscale("log")
+        axes.margins(0.1)
+        figure.legend(loc="outside right upper", fontsize=8, markerscale=0)
         figure.savefig(path, bbox_inches="tight")
 
 
@@ -174,4 +178,4 @@ def _figure() -> Any:
             "a picture needs matplotlib, which is not installed: pip install 'maas-sdk[compress]'",
             name="matplotlib",
         ) from None
-    return Figure(figsize=(7, 4.5), layout="constrained")
+    return Figure(figsize=(10, 4.5), layout="constrained")

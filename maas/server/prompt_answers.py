@@ -6,8 +6,6 @@ all calls are (a key, gradients, a stream, a model elsewhere, a long one) goes t
 
 from typing import Any, Protocol
 
-import attrs
-
 from maas.calls import Call, Result
 from maas.executors.prompt import Prompt
 from maas.http import Response
@@ -79,7 +77,16 @@ class PromptAnswers:
     ) -> Response | Pending | None:
         caller = turn.form.route.caller.id
         if self._house.guard.locked:
-            call = attrs.evolve(call, caller=caller)
+            call = Call(
+                call.model,
+                call.method,
+                call.args,
+                call.kwargs,
+                call.context,
+                owned=call.owned,
+                caller=caller,
+                likeness=call.likeness,
+            )
         slots = self._entrance.slots(version.name)
         slots.enter(caller)
         turn.holds(slots, caller)

@@ -127,7 +127,8 @@ def test_a_model_on_the_loop_sees_no_loop():
     x = torch.ones(1, 4)
     with (
         maas.serve(server, port=0, block=False) as running,
-        maas.connect(f"{running.url}/net") as model,torch.no_grad()
+        maas.connect(f"{running.url}/net") as model,
+        torch.no_grad(),
     ):
         until_on_loop(server, model, x)
         assert target.seen[-1] == "maas-server"
@@ -186,7 +187,8 @@ def test_a_deadline_that_passes_while_it_waits_releases_its_caller(batching):
     server = maas.Server(maas.Model(gate, name="net", batching=batching))
     with (
         maas.serve(server, port=0, block=False) as running,
-        maas.connect(f"{running.url}/net") as model,torch.no_grad()
+        maas.connect(f"{running.url}/net") as model,
+        torch.no_grad(),
     ):
         model(torch.ones(1, 4))
         long = model.submit(-torch.ones(1, 4))
