@@ -12,6 +12,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -34,6 +35,8 @@ from maas.jobs.process import NO_SPACE
 from maas.limits import Leases
 
 __all__ = ["Keeper", "Order"]
+
+_LOG = logging.getLogger("maas")
 
 _LOOK = 0.05
 """Seconds between two looks at the processes."""
@@ -292,7 +295,12 @@ class Keeper:
             free = self._leases.jobs_running
             waiting = []
             for each in watched:
-                state = self._looked(each)
+                try:
+                    state = self._looked(each)
+                except OSError:
+                    # Of one job; the others are looked after, and it is looked at again.
+                    _LOG.exception("job %s cannot be looked at", each.folder.path.name)
+                    continue
                 free -= state == "running"
                 if state == "queued":
                     waiting.append(each)
@@ -311,7 +319,8 @@ class Keeper:
             if code is None:
                 return "running"
             each.process = None
-            if each.folder.outcome is None:
+            # One that was done is deleted, maybe, before its process has left.
+            if each.folder.path.is_dir() and each.folder.outcome is None:
                 self._lost(each, code)
         if not each.folder.path.is_dir() or self.outcome(each.folder) is not None:
             with self._lock:

@@ -1,6 +1,8 @@
 """The keeper of a folder of jobs: one job a name, bounds before anything is spent, no strays."""
 
 import os
+import subprocess
+import sys
 import threading
 
 import attrs
@@ -10,7 +12,7 @@ import torch
 import maas
 from maas.errors import Cancelled, Conflict, LimitExceeded, NotFound
 from maas.jobs.folders import JobFolder, Outcome
-from maas.jobs.keeper import Keeper
+from maas.jobs.keeper import Keeper, _Watched
 from maas.jobs.ordering import order_for
 from maas.jobs.rows import packed
 from maas.limits import Leases
@@ -126,6 +128,17 @@ def test_a_job_that_waits_is_cancelled_at_once(keeper, order):
     keeper.delete(job)
     assert keeper.names("alice", "net") == []
     assert list(job.path.parent.iterdir()) == []
+
+
+def test_a_job_may_be_deleted_before_its_process_has_left(keeper, order):
+    """A job that is done and deleted is forgotten when its process ends, and nothing is raised."""
+    job = keeper.submit(order())
+    job.end(Outcome(state="done"))
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    keeper.delete(job)
+    assert keeper._looked(_Watched(job, process)) == "ended"
+    assert keeper.names("alice", "net") == []
 
 
 def test_a_job_that_runs_is_told_by_its_lock(keeper, order):
