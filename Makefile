@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 PACKAGES := maas examples benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-tensorflow check lint types docs bench clean
+.PHONY: help install demo test test-tensorflow check lint types docs bench bench-peers clean
 
 help:  ## list these targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */make \1\t/' | expand -t 22
@@ -59,6 +59,9 @@ docs: $(STAMP)  ## build docs/_build/html; a warning is an error
 
 bench: $(STAMP)  ## run every benchmark, one after the other
 	$(BIN)/python -m benchmarks
+
+bench-peers: $(STAMP)  ## compare with other servers, each in an environment of its own
+	$(BIN)/python -m benchmarks.peers
 
 clean:  ## remove .venv and what was built
 	rm -rf $(VENV) $(TF_VENV) build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -24,16 +24,16 @@ MOST = 64
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/octet-stream\r\ncontent-length: 4\r\n\r\n"
 
 
-def bare_batcher(tell: Callable[[str], None]) -> None:
+def bare_batcher(tell: Callable[[str], None], port: int = 0) -> None:
     """BigModel behind the floor."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(tell))
+        runner.run(_serve(tell, port))
 
 
-async def _serve(tell: Callable[[str], None]) -> None:
+async def _serve(tell: Callable[[str], None], port: int) -> None:
     loop = asyncio.get_running_loop()
     batcher = _Batcher(loop)
-    server = await loop.create_server(lambda: _Bare(batcher), "127.0.0.1", 0)
+    server = await loop.create_server(lambda: _Bare(batcher), "127.0.0.1", port)
     tell(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
     await server.serve_forever()
 

@@ -22,7 +22,7 @@ from benchmarks.servers import models, served
 from maas.calls import CALL, NO_GRAD, Call, Info, Result
 from maas.http import MSGPACK, Response
 from maas.limits import Limits
-from maas.server import handler, live
+from maas.server import answering, handler, live, prompt_answers
 from maas.server.exposition import exposed
 from maas.server.forms import Route
 from maas.server.front import Admission, Head
@@ -97,7 +97,10 @@ class Unwatched(Observation):
         """The call."""
         return call
 
-    def ran(self, _answer: object) -> None:
+    def withdraws(self) -> None:
+        """Counts nothing."""
+
+    def ran(self, _answer: object, *, on_loop: bool = False) -> None:
         """Counts nothing."""
 
     def answers(self, response: Response) -> Response:
@@ -115,11 +118,14 @@ def answers(report: Report) -> None:
             for _ in range(20):
                 admission = server.admit(head)
                 assert isinstance(admission, Admission)
-                await server.answer(admission, bytearray(body))
+                answer = server.answer(admission, bytearray(body))
+                if not isinstance(answer, Response):
+                    await answer
 
         def by(watch: type) -> Callable[[], None]:
             def run() -> None:
-                vars(handler)[Observation.__name__] = watch
+                for module in (answering, prompt_answers):
+                    vars(module)[Observation.__name__] = watch
                 runner.run(some())
 
             return run
@@ -130,7 +136,8 @@ def answers(report: Report) -> None:
             by(Unwatched),
             calls=20,
         )
-        vars(handler)[Observation.__name__] = Observation
+        for module in (answering, prompt_answers):
+            vars(module)[Observation.__name__] = Observation
 
 
 def watching(metrics: Metrics) -> Callable[[], None]:

@@ -2,10 +2,18 @@
 
 The loop is the plain one in both: zero the gradients, call, loss, backward, step. On the resident
 rung the weights stay there; on the mirror rung they go there after each step, and
-their gradients come back. Both processes have one thread. The last lines are what a step sends,
+their gradients come back. Both processes have one thread. Later lines are what a step sends,
 in KB; beside it stand the weights.
+
+The last lines are 1,000 steps by `fit` as a job at a server, with a follower, over the bare loop:
+from the first step to the last as they arrive. What comes before, a process that imports torch,
+is told in seconds.
+
+The first lines are 1,000 steps by `fit` in this process, its check of memory included.
 """
 
+import statistics
+import time
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,7 +24,7 @@ from torch import nn
 import maas
 from benchmarks.big_model import fixed
 from benchmarks.comparison import Bound, Report
-from benchmarks.servers import served, trained
+from benchmarks.servers import keeping_jobs, served, trained
 from maas.executors.remote import RemoteExecutor
 from maas.http import Request, Response
 from maas.transports.addresses import Address
@@ -40,6 +48,13 @@ class Counting(SocketTransport):
 
 def main() -> None:
     report = Report(__doc__)
+    for batch in BATCHES:
+        steps = 10 if report.quick else 1000
+        rows = torch.randn(steps * batch, 1000), torch.randn(steps * batch, 1)
+        ways = _fit(rows, batch), _loop(rows, batch)
+        report.compare(
+            f"fit here, batch {batch}", *ways, bound=Bound(most=1.05), calls=steps, rounds=10
+        )
     with served(trained) as place:
         for batch in BATCHES:
             here = _step(fixed().train(), torch.optim.Adam, batch)
@@ -50,7 +65,31 @@ def main() -> None:
             report.compare(f"mirror, batch {batch}", mirror, here, rounds=30)
         for batch in BATCHES:
             _sizes(report, place.url, batch)
+    with served(keeping_jobs) as place:
+        for batch in BATCHES:
+            _job(report, maas.connect(f"{place.url}/big"), batch)
     report.close()
+
+
+def _fit(rows: tuple[torch.Tensor, torch.Tensor], batch: int) -> Callable[[], object]:
+    """An epoch by `fit`."""
+    model = maas.Model(fixed())
+    return lambda: model.fit(rows, loss="mse", optimizer="adam", lr=RATE, batch_size=batch)
+
+
+def _loop(rows: tuple[torch.Tensor, torch.Tensor], batch: int) -> Callable[[], object]:
+    """An epoch by the plain loop, over the same batches."""
+    net, loss = fixed().train(), nn.MSELoss()
+    x, target = rows
+
+    def epoch() -> None:
+        optimizer = torch.optim.Adam(net.parameters(), lr=RATE)
+        for picked in torch.randperm(len(x)).split(batch):
+            optimizer.zero_grad()
+            loss(net(x[picked]), target[picked]).backward()
+            optimizer.step()
+
+    return epoch
 
 
 def _step(model: Any, optimizer: Callable[..., Any], batch: int) -> Callable[[], object]:
@@ -86,6 +125,60 @@ def _sizes(report: Report, url: str, batch: int) -> None:
         size = (transport.counted - before) / steps / 1e3
         bound = Bound(most=most[rung])
         report.quantity(f"KB a step, {rung}, batch {batch}", size, f"{weights:.0f}", bound)
+
+
+def _job(report: Report, model: maas.Model[..., Any], batch: int) -> None:
+    """The bare loop and the job in turn; the median of what one takes of the other."""
+    steps, rounds = (20, 1) if report.quick else (1000, 5)
+    rows = batch * min(steps, 100)
+    data = torch.randn(rows, 1000), torch.randn(rows, 1)
+    ratios, begun = [], []
+    for _ in range(rounds):
+        bare = _bare(data, batch, steps)
+        waited, seconds = _followed(model, data, batch, steps)
+        ratios.append(seconds / bare)
+        begun.append(waited)
+    beside = f"{bare / (steps - 1) * 1e6:.0f} us"
+    what, bound = f"fit as a job, batch {batch}", Bound(most=1.1)
+    report.quantity(what, statistics.median(ratios), beside, bound)
+    report.quantity(f"s until its first step, batch {batch}", statistics.median(begun), "", Bound())
+
+
+def _bare(data: tuple[torch.Tensor, torch.Tensor], batch: int, steps: int) -> float:
+    """Seconds of all steps but the first."""
+    net = fixed().layers.train()
+    optimizer = torch.optim.Adam(net.parameters(), lr=RATE)
+    loss, (x, target) = nn.MSELoss(), data
+    taken = 0
+    while True:
+        for rows in torch.randperm(len(x)).split(batch):
+            optimizer.zero_grad()
+            loss(net(x[rows]), target[rows]).backward()
+            optimizer.step()
+            taken += 1
+            if taken == 1:
+                began = time.perf_counter()
+            if taken == steps:
+                return time.perf_counter() - began
+
+
+def _followed(
+    model: maas.Model[..., Any],
+    data: tuple[torch.Tensor, torch.Tensor],
+    batch: int,
+    steps: int,
+) -> tuple[float, float]:
+    """Seconds until the first step is heard of, and from then to the last one."""
+    asked = time.perf_counter()
+    epochs = steps * batch // len(data[0])
+    job = model.fit.submit(data, loss="mse", lr=RATE, batch_size=batch, epochs=epochs)
+    events = job.events()
+    next(events)
+    began = time.perf_counter()
+    assert 1 + sum(1 for _ in events) == steps
+    seconds = time.perf_counter() - began
+    job.delete()
+    return began - asked, seconds
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ import gc
 import multiprocessing
 import re
 import socket
+import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any, cast
 
 import attrs
 import httpx
+import numpy as np
 import torch
 import uvicorn
 import uvloop
@@ -32,7 +35,9 @@ __all__ = [
     "bare",
     "batching",
     "forget_peak",
+    "keeping_jobs",
     "models",
+    "overloaded",
     "peak_memory",
     "served",
     "trained",
@@ -128,11 +133,38 @@ def batching(tell: Callable[[str], None]) -> None:
         threading.Event().wait()
 
 
+def overloaded(tell: Callable[[str], None]) -> None:
+    """A model of four rows in 100 ms, and room for more connections than it can answer in time."""
+
+    @maas.method(pure=True)
+    def double(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        time.sleep(0.1)
+        return x * 2
+
+    model = maas.Model(double, batching=maas.Batching(4, max_queue=64))
+    patience = maas.Patience(max_connections=10_000)
+    with maas.serve(model, port=0, block=False, patience=patience) as running:
+        tell(running.url)
+        threading.Event().wait()
+
+
 def trained(tell: Callable[[str], None]) -> None:
     """BigModel, to be trained by whoever asks."""
     net = fixed().train()
     allow = {"call", "describe", "train"}
     with maas.serve({"big": net}, port=0, block=False, allow=allow) as running:
+        tell(running.url)
+        threading.Event().wait()
+
+
+def keeping_jobs(tell: Callable[[str], None]) -> None:
+    """BigModel as the layers that it is, to be trained by jobs."""
+    net = fixed().layers.train()
+    allow = {"call", "describe", "train"}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        maas.serve({"big": net}, port=0, block=False, allow=allow, jobs=folder) as running,
+    ):
         tell(running.url)
         threading.Event().wait()
 

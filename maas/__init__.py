@@ -9,7 +9,9 @@ import importlib
 # Not from typing, which took 30 of the 39 ms of `import maas`.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from maas import compress as compress
     from maas import data as data
+    from maas import explain as explain
     from maas import testing as testing
     from maas.backends.base import method as method
     from maas.batching import Batching as Batching
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from maas.errors import Overloaded as Overloaded
     from maas.errors import SignatureError as SignatureError
     from maas.errors import StreamInterrupted as StreamInterrupted
+    from maas.errors import TooLossy as TooLossy
     from maas.errors import TransportError as TransportError
     from maas.errors import Unauthenticated as Unauthenticated
     from maas.errors import Unsupported as Unsupported
@@ -45,6 +48,7 @@ if TYPE_CHECKING:
     from maas.schema import TensorSpec as TensorSpec
     from maas.server.app import Server as Server
     from maas.server.app import serve as serve
+    from maas.server.patience import Patience as Patience
     from maas.signature import Signature as Signature
     from maas.store import load as load
     from maas.store import save as save
@@ -62,6 +66,7 @@ _NAMES = {
     "RawTensor": "maas.tensors",
     "Limits": "maas.limits",
     "Leases": "maas.limits",
+    "Patience": "maas.server.patience",
     "Options": "maas.options",
     "Batching": "maas.batching",
     "Executor": "maas.executors.base",
@@ -89,6 +94,7 @@ _ERRORS = (
     "Overloaded",
     "SignatureError",
     "StreamInterrupted",
+    "TooLossy",
     "TransportError",
     "Unauthenticated",
     "Unsupported",
@@ -97,7 +103,13 @@ _ERRORS = (
 )
 _NAMES |= dict.fromkeys(_ERRORS, "maas.errors")
 
-_MODULES = {"data": "maas.data", "optim": "maas.train.optim", "testing": "maas.testing"}
+_MODULES = {
+    "compress": "maas.compress",
+    "data": "maas.data",
+    "explain": "maas.explain",
+    "optim": "maas.train.optim",
+    "testing": "maas.testing",
+}
 
 __all__ = [*_NAMES, *_MODULES]  # noqa: PLE0604 - all are strings
 

@@ -36,7 +36,7 @@ class Autocast:
     enabled: bool
 
 
-@frozen(kw_only=True)
+@frozen(kw_only=True, eq=True)
 class Context:
     """What surrounds a call and travels with it.
 

@@ -20,6 +20,7 @@
     ├── NotReady            RuntimeError      starting or draining; `retry_after` as well
     ├── ForkError           RuntimeError      inherited through fork() from a process that had used
     it
+    ├── TooLossy            ValueError        a compressed model that differs more than was allowed
     ├── ModelExit           RuntimeError      the model raised SystemExit, StopIteration or the like
     ├── InternalError       RuntimeError      a fault of the server; it tells no more to strangers
     └── TransportError      ConnectionError   the connection failed
@@ -34,7 +35,7 @@ A message says what was given, what was wanted and what to do.
 It never shows a stranger a path or a secret.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 __all__ = [
     "Cancelled",
@@ -56,6 +57,7 @@ __all__ = [
     "ProtocolError",
     "SignatureError",
     "StreamInterrupted",
+    "TooLossy",
     "TransportError",
     "Unauthenticated",
     "Unsupported",
@@ -188,6 +190,20 @@ class ForkError(Error, RuntimeError):
     """A connection or thread pool came through `fork()` and cannot work here."""
 
     code = "fork"
+
+
+class TooLossy(Error, ValueError):
+    """A compressed model differs from the original by more than was allowed; it was not kept.
+
+    `figures` tells by how much, as `maas.compress.Figures` names it.
+    """
+
+    code = "too-lossy"
+    status = 422
+
+    def __init__(self, message: str, figures: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.figures = figures or {}
 
 
 class ModelExit(Error, RuntimeError):

@@ -53,6 +53,8 @@ class Leases:
     jobs : jobs that are kept, whether they go on or have ended.
     job_bytes : bytes of their rows, checkpoints and results together.
     jobs_running : jobs of all callers that run at once; the others wait.
+    datasets : datasets that were uploaded.
+    dataset_bytes : bytes of them together, what is being uploaded included.
     """
 
     graphs: int = attrs.field(default=1_024, validator=_positive)
@@ -64,3 +66,5 @@ class Leases:
     jobs: int = attrs.field(default=64, validator=_positive)
     job_bytes: int = attrs.field(default=8 * 2**30, validator=_positive)
     jobs_running: int = attrs.field(default=2, validator=_positive)
+    datasets: int = attrs.field(default=64, validator=_positive)
+    dataset_bytes: int = attrs.field(default=8 * 2**30, validator=_positive)

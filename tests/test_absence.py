@@ -35,6 +35,7 @@ DOORS = {
     "backends/base.py": "our table of backends",
     "cli/commands.py": "our table of commands",
     "cli/serving.py": "the caller's own `module:name`",
+    "explain/__init__.py": "our table of its names",
     "executors/base.py": "our table of URL schemes",
     "model.py": "the caller's own `local:module:name`",
     "store/__init__.py": "our table of kinds of models",

@@ -26,7 +26,8 @@ STREET = [
     "loops", "versions", "entry_points",
     "backends", "methods", "transports", "executors", "batches", "model", "server", "store",
     "worker", "plots",
-    "data", "train", "jobs", "compress", "explain", "security", "scale", "testing", "cli", "__main__",
+    "data", "train", "jobs", "compress", "explain", "security", "scale", "testing", "cli",
+    "__main__",
 ]  # fmt: skip
 
 # The public names: a table that names every room and imports none of them.

@@ -1,9 +1,9 @@
 """torch's standard layers: which arguments made one, and where it keeps them.
 
-The table is closed: a type's name leads to one class of `torch.nn` and to its
-arguments, never to an import. A type that is missing is a row to add, if its
-instances keep what their constructor was given; `torch_architecture` proves at
-every save that they do.
+The table is closed: a type's name leads to one class of `torch.nn`, or of the few layers that
+`maas` has of its own, and to its arguments, never to an import. A type that is missing is a
+row to add, if its instances keep what their constructor was given; `torch_architecture`
+proves at every save that they do.
 """
 
 import math
@@ -14,6 +14,9 @@ from typing import Any
 import attrs
 from torch import nn
 from torch.nn import functional
+
+from maas.backends.onnx_graph import OnnxGraph
+from maas.backends.packed_layers import PACKED
 
 __all__ = ["ALWAYS", "LAYERS", "PARTS", "Argument", "Layer"]
 
@@ -287,6 +290,13 @@ LAYERS["TransformerEncoder"] = Layer(
 LAYERS["TransformerDecoder"] = Layer(
     nn.TransformerDecoder, {"num_layers": INT}, {"decoder_layer": "layers.0", "norm": "norm"}
 )
+# Our own, which `maas.compress` makes.
+for _layer, _packed in PACKED.items():
+    LAYERS[_packed.__name__] = Layer(
+        _packed, {**LAYERS[_layer.__name__].arguments, "packing": WORD, "kept": INT}
+    )
+LAYERS["OnnxGraph"] = Layer(OnnxGraph, {"size": INT})
+
 PARTS = {
     "encoder_layer": ("TransformerEncoderLayer",),
     "decoder_layer": ("TransformerDecoderLayer",),

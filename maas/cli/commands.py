@@ -182,6 +182,12 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         help="let calls that wait go through a model together, up to so many rows",
     )
     add("--jobs", metavar="FOLDER", help="keep training jobs there; they want the grant train")
+    add(
+        "--drain-delay",
+        type=_seconds,
+        metavar="SECONDS",
+        help="when told to stop, say 'not ready' and take calls for so long before the drain (0)",
+    )
     add("--access-log", action="store_true", help="write a line for each request to standard error")
     add(
         "--log-format",

@@ -20,6 +20,7 @@ from maas.executors.spawning import worker_name
 from maas.model import found_by
 from maas.server import logs
 from maas.server.app import Server
+from maas.server.patience import Patience
 from maas.store.folders import MANIFEST
 
 __all__ = ["serve"]
@@ -37,6 +38,7 @@ def serve(options: argparse.Namespace) -> int:
         "tls_cert": _file(options.tls_cert, "--tls-cert"),
         "tls_key": _file(options.tls_key, "--tls-key"),
         "insecure": options.insecure,
+        "patience": Patience(delay=options.drain_delay or 0.0),
     }
     guarded = _guarded(options)
     if options.log_format or options.access_log:

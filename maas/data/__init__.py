@@ -1,7 +1,8 @@
-"""Data to train on: read from where it is, in batches that have a position.
+"""Data to train on: read from where it is, in batches that have a position, made numbers of.
 
-data = maas.data.Data.of((x, y))        arrays, lists, files, torch datasets, loaders
-for inputs, targets in data.batches(32, order=(seed, epoch), start=0): ...
+`Data.of` takes arrays, lists, files, torch datasets and loaders. Steps of preprocessing have
+scikit-learn's names and are plain data once they are fitted. `check` looks before one trains, and
+`upload` takes data to a server, where jobs find it by its name.
 """
 
 from maas.data.checks import Finding, Report, check
@@ -13,10 +14,12 @@ from maas.data.orders import permutation
 from maas.data.prepared import prepared
 from maas.data.scalers import MinMaxScaler, StandardScaler
 from maas.data.texts import TextVectorizer
+from maas.data.uploads import Dataset, upload, uploaded
 
 __all__ = [
     "ColumnTransformer",
     "Data",
+    "Dataset",
     "Finding",
     "LabelEncoder",
     "MinMaxScaler",
@@ -31,4 +34,6 @@ __all__ = [
     "of_data",
     "permutation",
     "prepared",
+    "upload",
+    "uploaded",
 ]

@@ -27,14 +27,19 @@ def arrow(name: str = "pyarrow") -> Any:
         It is not installed.
     """
     try:
-        return importlib.import_module(_MODULES[name])
+        return _MODULES[name]()
     except ModuleNotFoundError:
         raise Unsupported(
             "CSV, Parquet, Arrow and data frames are read by pyarrow: pip install 'maas-sdk[data]'"
         ) from None
 
 
-_MODULES = {name: name for name in ("pyarrow", "pyarrow.csv", "pyarrow.parquet", "pyarrow.types")}
+_MODULES: dict[str, Callable[[], Any]] = {
+    "pyarrow": lambda: importlib.import_module("pyarrow"),
+    "pyarrow.csv": lambda: importlib.import_module("pyarrow.csv"),
+    "pyarrow.parquet": lambda: importlib.import_module("pyarrow.parquet"),
+    "pyarrow.types": lambda: importlib.import_module("pyarrow.types"),
+}
 
 
 class Wanted:

@@ -10,11 +10,12 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from maas.data.arrow import Wanted
+from maas.data.datasets import NAME
 from maas.data.files import MEMORY, Reading, frame, read
 from maas.data.mapped import Mapped, for_models, matrix
 from maas.data.orders import Order, permutation
 from maas.data.rows import Pair, column, is_array, mapped, stacked
-from maas.data.sources import Arrays, Loader, Samples, Source, Stream, sampled
+from maas.data.sources import Arrays, Loader, Named, Samples, Source, Stream, sampled
 from maas.errors import DataError, Unsupported
 
 __all__ = ["Data"]
@@ -66,6 +67,7 @@ class Data:
             - a `DataLoader`, a list of batches `(inputs, targets)`, or a function that gives an
               iterator of batches anew for each epoch: batches as they come;
             - an iterator of batches, which can be read once;
+            - a `Dataset`, or its name `"sha256:..."`: rows at a server, for a job there;
             - a `Data`, which is given back.
         target : the column that is to be learned, or several.
         inputs : the columns to learn from; all others by default.
@@ -158,6 +160,11 @@ class Data:
         )
 
     @property
+    def name(self) -> str | None:
+        """The name of a dataset at a server; None where the rows are here."""
+        return self._source.name if isinstance(self._source, Named) else None
+
+    @property
     def table(self) -> Self:
         """The columns of a table apart, with their names, where numbers were put in a matrix."""
         source = self._source
@@ -193,8 +200,15 @@ def _through(steps: Steps) -> Callable[[Any], Any]:
 
 
 def _source_of(value: Any, reading: Reading) -> Source:
+    name = value if isinstance(value, str) else getattr(value, "name", None)
+    if isinstance(name, str) and NAME.fullmatch(name):
+        return Named(name, getattr(value, "rows", None))
     if isinstance(value, str | os.PathLike):
         return read(Path(value), reading)
+    return _of_rows(value, reading)
+
+
+def _of_rows(value: Any, reading: Reading) -> Source:
     if hasattr(value, "__arrow_c_stream__"):
         return frame(value, reading)
     if isinstance(value, Mapping):

@@ -39,7 +39,8 @@ def column(values: Any, what: str) -> Any:
     if is_array(values):
         if not values.shape:
             raise DataError(f"{what} is a single number; wanted a first axis of rows")
-        return values
+        text = isinstance(values, np.ndarray) and values.dtype.kind == "U"
+        return values.astype(object) if text else values
     if len(values) and is_array(values[0]) and not isinstance(values[0], np.ndarray):
         return _stack_of(values, what)
     try:

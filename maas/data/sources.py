@@ -25,6 +25,7 @@ __all__ = [
     "BUFFER",
     "Arrays",
     "Loader",
+    "Named",
     "Samples",
     "Source",
     "Stream",
@@ -122,6 +123,24 @@ def _fetched(dataset: Any, positions: Sequence[int]) -> list[Any]:
     if many is not None:
         return list(many(list(positions)))
     return [dataset[position] for position in positions]
+
+
+class Named:
+    """Rows that are at a server, by their name there: a job reads them, and nobody here can."""
+
+    repeatable = True
+    own_batches = False
+
+    def __init__(self, name: str, rows: int | None) -> None:
+        self.name = name
+        self.rows = rows
+
+    def batches(self, _batch_size: int, _order: Order | None, _start: int) -> Iterator[Pair]:
+        """None: they are not here."""
+        raise Unsupported(
+            f"{self.name} is at a server; train there, with model.fit or model.fit.submit of a "
+            "model that you are connected to"
+        )
 
 
 class Loader:

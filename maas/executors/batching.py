@@ -43,7 +43,7 @@ _MOST_FORMS = 1024
 class _Form:
     """What is known of calls that may go together, and that are equal in all but their rows."""
 
-    form: Any
+    invariant: bool
     verdict: Verdict
     places: Places = attrs.field(factory=Places)
 
@@ -232,7 +232,9 @@ class BatchingExecutor:
         if found is None:
             if len(self._forms) >= _MOST_FORMS:
                 self._forms.clear()
-            found = self._forms[known] = _Form(plan.form, self.runs.verdict(asked.form))
+            found = self._forms[known] = _Form(
+                asked.rule.batching.invariant, self.runs.verdict(asked.form)
+            )
         return found
 
     def _enqueue(self, entry: Waiting, loop: Any = None) -> None:
@@ -277,7 +279,7 @@ class BatchingExecutor:
             return True
         entry = self._entry(asked, form)
         prompt.on_cancel = partial(self._leave, entry)
-        here = form is not None and self._place(form, entry.rows) is not None
+        here = form is not None and self._place(form, entry.rows, 1) is not None
         try:
             self._enqueue(entry, prompt.loop if here else None)
         except Exception as error:  # noqa: BLE001 - too much waits, or no thread can be had
@@ -309,10 +311,11 @@ class BatchingExecutor:
         self._alike[likeness] = form, attrs.evolve(plan, arrays=())
         return asked, form
 
-    def _place(self, form: _Form, rows: int) -> Placement | None:
+    def _place(self, form: _Form, rows: int, calls: int) -> Placement | None:
         """What says that a run of so many rows goes on the loop; never one that is to be tried."""
         verdict = form.verdict
-        if rows > 1 and not (verdict.alone or verdict.sizes or size_class(rows) in verdict.tried):
+        known = verdict.alone or verdict.sizes or size_class(rows) in verdict.tried
+        if not known and (calls > 1 or form.invariant):
             return None
         return form.places.here(size_class(rows))
 
@@ -321,7 +324,7 @@ class BatchingExecutor:
         rows, rule = asked.plan.rows if asked.plan is not None else 1, asked.rule
         if not self._gathering.lone or not rule.plain:
             return False
-        place = self._place(form, rows)
+        place = self._place(form, rows, 1)
         if place is None or self._draining is not None:
             return False
         with self._lock:
@@ -382,7 +385,7 @@ class BatchingExecutor:
         form, job = batch[0].bucket, batch[0].work.job
         if type(form) is not _Form or type(job) is not Prompt:
             return False
-        if self._place(form, rows_in(batch)) is None:
+        if self._place(form, rows_in(batch), len(batch)) is None:
             return False
         self._draining = job.loop
         try:
@@ -434,7 +437,7 @@ class BatchingExecutor:
 
     def _run_or_pass_on(self, batch: list[Waiting], loop: Any) -> None:
         form = batch[0].bucket
-        place = self._place(form, rows_in(batch)) if type(form) is _Form else None
+        place = self._place(form, rows_in(batch), len(batch)) if type(form) is _Form else None
         if place is not None and self._run_here(batch, place):
             loop.call_soon(self._turn, loop)
         else:

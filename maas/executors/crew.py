@@ -45,6 +45,10 @@ class Process(Protocol):
 
     control: socket.socket
 
+    @property
+    def pid(self) -> int:
+        """Its number in this system."""
+
     def kill(self) -> None:
         """Ends it now."""
 
@@ -110,6 +114,12 @@ class Crew:
         self._waiting: collections.deque[asyncio.Event] = collections.deque()
         self._watching: set[asyncio.Event] = set()
         self._turns = itertools.count(1)
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The ids of the processes that there are at the moment."""
+        processes = [worker.process for worker in list(self.workers)]
+        return tuple(process.pid for process in processes if process is not None)
 
     # Lives.
 

@@ -103,8 +103,10 @@ class Places:
 
     def here(self, size: int) -> Placement | None:
         """What says that a run of this size goes on the loop; None where it goes to a thread."""
-        fitting = [known for known, place in self._by_size.items() if known >= size and place.here]
-        return self._by_size[min(fitting)] if fitting else None
+        for known, place in self._by_size.items():
+            if place.here and known >= size:
+                return place
+        return None
 
     def there(self, size: int) -> Placement:
         """What hears of runs of this size on a thread."""

@@ -34,9 +34,10 @@ class Prompt:
     Attributes
     ----------
     on_cancel : the executor's own; called when nobody waits any more.
+    on_loop : whether the model ran on the loop.
     """
 
-    __slots__ = ("_give", "_loop", "_thread", "answer", "on_cancel")
+    __slots__ = ("_give", "_loop", "_thread", "answer", "on_cancel", "on_loop")
 
     def __init__(self, give: Give, loop: Any) -> None:
         self._give: Give | None = give
@@ -44,6 +45,7 @@ class Prompt:
         self._thread = threading.get_ident()
         self.answer: Result | Failure | None = None
         self.on_cancel: Callable[[], object] | None = None
+        self.on_loop = False
 
     @property
     def loop(self) -> Any:
@@ -64,6 +66,7 @@ class Prompt:
             if not self._loop.is_closed():
                 self._loop.call_soon_threadsafe(give, answer)
         elif is_apart():
+            self.on_loop = True
             _here.settled.append((give, answer))
         else:
             give(answer)

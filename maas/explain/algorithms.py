@@ -17,7 +17,16 @@ from maas import entry_points
 from maas.explain.layers import fits_deep_lift, fits_guided_backprop, fits_lrp, give_rules
 from maas.explain.spelling import unknown
 
-__all__ = ["GRADIENTS", "MODULE", "VALUES", "Algorithm", "Option", "Problem", "algorithm"]
+__all__ = [
+    "GRADIENTS",
+    "MODULE",
+    "VALUES",
+    "Algorithm",
+    "Option",
+    "Problem",
+    "algorithm",
+    "table",
+]
 
 VALUES, GRADIENTS, MODULE = "values", "gradients", "module"
 """What an algorithm sees of a model: what it gives, its gradients as well, or its layers too."""
@@ -120,6 +129,7 @@ class Algorithm:
     at : whether it explains the input or a layer's output: "input", "either", "layer".
     sums : what the attributions of a row add up to: the output's "change" from the baseline, the
         "output" itself, or nothing known, "".
+    local : its numbers are per unit of the input, as gradients are.
     draws : it draws random numbers, from torch's or NumPy's generators.
     many : its baseline may be a sample of inputs.
     fits : raises where a layer of the module is none that it can treat; given the module before
@@ -137,6 +147,7 @@ class Algorithm:
     options: Mapping[str, Option] = attrs.field(factory=dict)
     at: str = "input"
     sums: str = ""
+    local: bool = False
     draws: bool = False
     many: bool = False
     fits: Callable[[torch.nn.Module], None] | None = None
@@ -157,6 +168,12 @@ def algorithm(name: str) -> Algorithm:
     if found is None:
         raise ValueError(unknown("method", name, {*_TABLE, *entry_points.names(_GROUP)}))
     return found
+
+
+def table() -> dict[str, Algorithm]:
+    """Every algorithm there is in this process, by name: ours, and what entry points add."""
+    strangers = {name: _strangers(name) for name in sorted(entry_points.names(_GROUP))}
+    return {**_TABLE, **{name: each for name, each in strangers.items() if each is not None}}
 
 
 @functools.cache
@@ -432,6 +449,7 @@ _TABLE: dict[str, Algorithm] = {
         rows=_once,
         needs=GRADIENTS,
         options={"absolute": Option(default=True)},
+        local=True,
         assumes=f"{_SMALL_CHANGES}, and not how much the input's own value adds.",
         source="Simonyan, Vedaldi and Zisserman 2014, arXiv:1312.6034",
     ),
@@ -466,6 +484,7 @@ _TABLE: dict[str, Algorithm] = {
             **_BATCH,
         },
         draws=True,
+        local=True,
         assumes=f"{_SMALL_CHANGES}, averaged over inputs with noise that are still valid inputs.",
         source="Smilkov et al. 2017, arXiv:1706.03825; Adebayo et al. 2018, arXiv:1810.03307",
     ),
@@ -511,6 +530,7 @@ _TABLE: dict[str, Algorithm] = {
         rows=_once,
         needs=MODULE,
         fits=fits_guided_backprop,
+        local=True,
         assumes="Only paths that raise the output count; the picture may show the input rather "
         "than the model (Adebayo et al. 2018).",
         source="Springenberg et al. 2015, arXiv:1412.6806",

@@ -16,6 +16,7 @@ __all__ = ["EXPLAIN", "explain"]
 EXPLAIN = "_explain"
 
 _WAYS = ("module", "calls")
+_FIELDS = {"attributions", "gap", "assumption", "local", "rows"}
 
 
 def explain(
@@ -88,7 +89,7 @@ def asked(model: Model[..., Any], question: Question, through: str | None = None
         found = _here().by_calls(model, question, context)
     else:
         found = answered(model.executor, question, context)
-    return Explanation(**found, where=model.where, question=question, model=model)
+    return Explanation(**found, where=model.where, through=way, question=question, model=model)
 
 
 def answered(
@@ -118,6 +119,6 @@ def _here() -> Any:
 
 def _there(executor: Any, question: Question, context: Context) -> dict[str, Any]:
     answer = finish(executor.put(EXPLAIN, (question.to_data(),), context, repeatable=True)).value
-    if type(answer) is not dict or answer.keys() != {"attributions", "gap", "assumption", "rows"}:
+    if type(answer) is not dict or answer.keys() != _FIELDS:
         raise ProtocolError(f"{executor.where} answered with no explanation", answered=True)
     return answer

@@ -21,7 +21,7 @@ from maas.executors.gradients import replaced, tensors_in
 from maas.explain.algorithms import MODULE, VALUES, Algorithm, Problem, algorithm
 from maas.explain.explanation import Question
 from maas.explain.layers import leaves
-from maas.explain.options import baselines_of, chosen, groups_of
+from maas.explain.options import baselines_of, chosen, groups_of, shared_out
 from maas.explain.spelling import unknown
 from maas.explain.targets import checked_target, selected
 
@@ -252,7 +252,8 @@ class Attribution:
     def _gap(self, found: Sequence[torch.Tensor], total: torch.Tensor | None) -> float | None:
         if total is None:
             return None
-        given = sum(each.double().flatten(1).sum(1) for each in found)
+        parts = shared_out(found, self._problem.groups)
+        given = sum(each.flatten(1).sum(1) for each in parts)
         return float((given - total).abs().max())
 
 

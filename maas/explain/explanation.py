@@ -1,5 +1,8 @@
 """An explanation: how much each part of an input counted for the answer."""
 
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -51,8 +54,10 @@ class Explanation:
     gap : how far the attributions of a row are from adding up to what they are to explain, the
         largest over the rows, in units of the output; None for a method that does not claim it.
     assumption : what must hold for the numbers to mean what they seem to, in a sentence.
+    local : they are per unit of the input, as gradients are, and not shares of the output.
     rows : rows that went through the model for this.
     where : the place that ran the model.
+    through : "module" or "calls", as it was asked.
     question : what was asked.
     model : the Model that was asked.
     """
@@ -60,8 +65,10 @@ class Explanation:
     attributions: Any
     gap: float | None
     assumption: str
+    local: bool
     rows: int
     where: str
+    through: str
     question: Question = attrs.field(repr=False)
     model: Any = attrs.field(repr=False)
 
@@ -69,3 +76,46 @@ class Explanation:
     def method(self) -> str:
         """Name of the algorithm."""
         return self.question.method
+
+    def plot(
+        self,
+        path: str | Path | None = None,
+        *,
+        rows: Sequence[int] = (0,),
+        shape: tuple[int, ...] | None = None,
+        names: Sequence[str] | None = None,
+        tokens: Sequence[str] | None = None,
+    ) -> str:
+        """The attributions as a picture in plain characters, and as a file where a path is given.
+
+        In characters `#` and `+` count for the output, `=` and `-` against it; in a file red
+        does, and blue. A row of one dimension is drawn as a table, one of two or three as an image.
+
+        Parameters
+        ----------
+        path : a file for matplotlib to write; its ending says of what kind, such as `.png`.
+        rows : which rows.
+        shape : of a row that is an image but came flat, such as `(8, 8)`.
+        names : of the columns of a table.
+        tokens : of a text, one for each attribution along the first dimension of a row.
+
+        Raises
+        ------
+        ValueError
+            They do not fit the attributions.
+        ImportError
+            A file is wanted, and matplotlib is not installed.
+        """
+        pictures = importlib.import_module("maas.explain.pictures")
+        drawing = pictures.Drawing(
+            attributions=self.attributions,
+            given=self.question.args[0],
+            target=self.question.target,
+            title=self.method.replace("_", " "),
+            rows=rows,
+            shape=shape,
+            names=names,
+            tokens=tokens,
+        )
+        text: str = pictures.drawn(drawing, path)
+        return text

@@ -10,7 +10,7 @@ import torch
 from maas.explain.algorithms import Algorithm, Option
 from maas.explain.spelling import unknown
 
-__all__ = ["baselines_of", "chosen", "groups_of"]
+__all__ = ["baselines_of", "chosen", "groups_of", "shared_out"]
 
 
 def chosen(method: str, algorithm: Algorithm, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,3 +129,17 @@ def _group(told: Any, like: torch.Tensor) -> torch.Tensor:
             f"groups= wants whole numbers in the shape of one row, {list(row)}; got {told!r:.60}"
         )
     return made.to(like.device, torch.long).reshape(1, *row)
+
+
+def shared_out(
+    attributions: Sequence[torch.Tensor], groups: Sequence[torch.Tensor] | None
+) -> list[torch.Tensor]:
+    """The attributions with a group's own divided among its elements, as float64.
+
+    Every element of a group is given what the whole group counts for.
+    """
+    found = [each.double() for each in attributions]
+    if groups is None:
+        return found
+    sizes = torch.bincount(torch.cat([each.flatten() for each in groups]))
+    return [each / sizes[group] for each, group in zip(found, groups, strict=True)]

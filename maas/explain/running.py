@@ -138,6 +138,7 @@ def _answer(
         "attributions": leave(value),
         "gap": found.gap,
         "assumption": algorithm(question.method).assumes,
+        "local": algorithm(question.method).local,
         "rows": found.rows,
     }
 

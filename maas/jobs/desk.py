@@ -8,7 +8,7 @@ import attrs
 from maas.errors import Conflict
 from maas.jobs.folders import ENDED, JobFolder
 from maas.jobs.keeper import Keeper
-from maas.jobs.ordering import order_for
+from maas.jobs.ordering import copy_of, order_for
 from maas.model import Model
 from maas.train.recipe import Recipe
 
@@ -55,6 +55,11 @@ class Desk:
         if resume:
             self.keeper.resume(folder)
         return self.told(name)
+
+    def copied(self, name: str) -> None:
+        """Keeps the model as it is, as the result of a job of that name."""
+        order = copy_of(self.model, name=name, owner=self.owner, address=self.address)
+        self.keeper.keep(order)
 
     def told(self, name: str) -> dict[str, Any]:
         """What is known of a job."""
@@ -125,6 +130,7 @@ class Operation:
 
 OPERATIONS: Mapping[str, Operation] = {
     "submit": Operation((str, dict, dict, bool, str), Desk.submitted),
+    "copy": Operation((str, str), Desk.copied),
     "told": Operation((str,), Desk.told),
     "names": Operation((), Desk.names),
     "events": Operation((str, int), Desk.events),

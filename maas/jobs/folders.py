@@ -157,7 +157,9 @@ class JobFolder:
                 self.end(Outcome(state="cancelled"))
 
     def reopen(self) -> None:
-        """Lets one that was cancelled or has failed go on."""
+        """Lets one that was cancelled, or is to be, or has failed go on."""
+        if self.outcome is None:
+            (self.path / "cancel").unlink(missing_ok=True)
         with self.locked() as free:
             outcome = self.outcome
             if free and outcome is not None and outcome.state != "done":

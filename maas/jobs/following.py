@@ -12,13 +12,14 @@ from maas.executors.base import Job
 from maas.failures import presentable
 from maas.wire import Failure
 
-__all__ = ["LOOK", "Followers"]
+__all__ = ["LOOK", "NOTHING", "Followers"]
 
 LOOK = 0.02
 """Seconds between two looks into the files of a job that is followed."""
 _PATIENCE = 10.0
 """Seconds after which a follower is told that there was nothing, and asks again."""
-_NOTHING = {"events": [], "state": "running"}
+NOTHING: dict[str, Any] = {"events": [], "state": "running"}
+"""What is told to who has waited long enough."""
 
 
 @attrs.frozen
@@ -37,7 +38,7 @@ class _Follower:
             self.job.settle(Failure(presentable(error)))
             return True
         if told is None and time.monotonic() >= self.until:
-            told = _NOTHING
+            told = NOTHING
         if told is not None:
             self.job.settle(Result(told))
         return told is not None

@@ -28,6 +28,12 @@ class Side(Protocol):
     def submit(self, name: str, recipe: dict[str, Any], rows: dict[str, Any], resume: bool) -> None:
         """Has the job of that name begun if it is new; raises as `Keeper.submit` does."""
 
+    def copy(self, name: str) -> None:
+        """Keeps the model as it is, as the result of a job of that name."""
+
+    def publish(self, name: str) -> None:
+        """Lets a name mean this version of the model; its own name by default ("")."""
+
     def ask(self, operation: str, *args: Any, deadline: float | None = None) -> Any:
         """The answer to a question of `desk.py`; raises `DeadlineExceeded`."""
 

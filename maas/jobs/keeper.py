@@ -136,6 +136,28 @@ class Keeper:
         self._watch(found)
         return found
 
+    def keep(self, order: Order) -> JobFolder:
+        """A job that is done when it is taken in: its result is the model as it was saved.
+
+        Raises
+        ------
+        ValueError, LimitExceeded
+            As `submit`.
+        Conflict
+            There is a job of that name.
+        """
+        path = self._place(order.record)
+        if path.exists():
+            raise Conflict(f"there is a job or a copy called {order.record.name!r} already")
+        self._check_room(order)
+        with self._built(path) as new:
+            assert order.save is not None  # noqa: S101 - as `copy_of` makes them
+            order.save(new / "result")
+            made = JobFolder(new)
+            made.end(Outcome(state="done"))
+            made.write(order.record)
+        return self._reader(path)
+
     def find(self, owner: str, model: str, name: str) -> JobFolder:
         """The job of that name.
 
@@ -334,9 +356,15 @@ class Keeper:
             outcome = Outcome(state="failed", message=f"its process cannot be started: {error}")
             self._given_up[each.folder.path] = outcome
             return
+        # It may outlive this keeper, and is waited for all the same.
+        threading.Thread(target=self._await, args=(each.process,), daemon=True).start()
         assert each.process.stdin is not None  # noqa: S101 - for the type checker: it is a pipe
         with contextlib.suppress(BrokenPipeError), each.process.stdin as pipe:
             pipe.write(json.dumps(order).encode() + b"\n")
+
+    def _await(self, process: "subprocess.Popen[bytes]") -> None:
+        process.wait()
+        self._stirred.set()
 
 
 def _written(path: Path) -> int:

@@ -11,7 +11,7 @@ from maas.jobs.sides import side_of
 from maas.model import Model
 from maas.train.recipe import Recipe
 
-__all__ = ["job", "jobs", "submit"]
+__all__ = ["copy", "job", "jobs", "publish", "submit"]
 
 
 def job(model: Model[..., Any], name: str) -> TrainingJob:
@@ -31,6 +31,43 @@ def jobs(model: Model[..., Any]) -> list[TrainingJob]:
     """Your jobs of this model, in the order of their submission."""
     side = side_of(model)
     return [TrainingJob(side, name) for name in side.ask("names")]
+
+
+def copy(model: Model[..., Any], name: str) -> Model[..., Any]:
+    """A copy of the model as this handle sees it, kept until `model.job(name).delete()`.
+
+    At a server it is a version of the model, `net@name`, and survives a restart; here it is in
+    the folder of jobs, and a model of its own.
+
+    Raises
+    ------
+    Conflict
+        There is a job or a copy of that name.
+    Forbidden, Unsupported, LimitExceeded
+        As `model.fit.submit`.
+    """
+    side = side_of(model)
+    side.copy(name)
+    return side.made(name)
+
+
+def publish(model: Model[..., Any], alias: str | None = None) -> None:
+    """From now on `alias` means this version of the model at its server; its own name by default.
+
+    Calls that were taken before end on the version that they found. A server that is started again
+    begins with the versions that it is given.
+
+    Raises
+    ------
+    Forbidden
+        The server does not grant "publish", or not for that name.
+    ValueError
+        The name cannot be an alias.
+    Unsupported
+        The model is not at a server, or the handle has a private copy; `model.copy(name)` makes
+        that a version.
+    """
+    side_of(model).publish(alias or "")
 
 
 def submit(
@@ -70,7 +107,7 @@ def submit(
 
 def _steps(data: Data, recipe: Recipe) -> int:
     """How many there are, if all epochs are run."""
-    if recipe.validation:
+    if recipe.validation and data.name is None:
         data, _ = data.split(recipe.validation, seed=recipe.seed)
     batches = data.steps(recipe.batch_size) or 0
     return math.ceil(batches / recipe.accumulate) * recipe.epochs

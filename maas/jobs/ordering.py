@@ -20,7 +20,7 @@ from maas.store.torch_weights import architecture
 from maas.train.here import local_executor
 from maas.train.recipe import Recipe
 
-__all__ = ["order_for"]
+__all__ = ["copy_of", "order_for"]
 
 
 def order_for(
@@ -51,6 +51,26 @@ def order_for(
         threads=torch.get_num_threads(),
     )
     return Order(record=record, data=data, weights=weights, save=writer)
+
+
+def copy_of(model: Model[..., Any], *, name: str, owner: str, address: str) -> Order:
+    """The order for a job that has nothing to do: a copy of the model as it is.
+
+    Raises
+    ------
+    Unsupported
+        As `order_for`; or its weights are not known here.
+    """
+    module, weights, writer = _source(model)
+    if writer is None:
+        raise Unsupported(
+            f"{model.name} runs in worker processes, which have its weights; copy it by a job of "
+            "no more than a step, or serve it from a model folder"
+        )
+    record = Record(
+        name=name, owner=owner, model=address, recipe={}, data="", module=module, threads=1
+    )
+    return Order(record=record, data=[], weights=weights, save=writer)
 
 
 def _source(model: Model[..., Any]) -> tuple[str | None, int, Any]:

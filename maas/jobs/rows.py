@@ -20,6 +20,9 @@ def packed(value: Any) -> dict[str, Any] | None:
     if value is None:
         return None
     data = Data.of(value)
+    if data.name is not None:
+        # It is where the job will be.
+        return {"dataset": data.name}
     if data.rows is None or data.own_batches or not data.repeatable:
         raise Unsupported(
             f"a job takes its rows along, and this gives them once, or batch by batch: {data!r}; "

@@ -4,12 +4,13 @@ A job belongs to the caller who submitted it; to others it is not there. Its res
 of the model, `net@run-42`, which is loaded when it is first asked for.
 """
 
+import hashlib
 import threading
 from functools import partial
 from typing import Any
 
 from maas.calls import Call, Result
-from maas.errors import CodecError, Conflict, NotFound, Unsupported
+from maas.errors import CodecError, Forbidden, NotFound, Unsupported
 from maas.executors.base import Job
 from maas.executors.lanes import Lane
 from maas.jobs.desk import OPERATIONS, Desk, seen
@@ -17,9 +18,10 @@ from maas.jobs.folders import JobFolder
 from maas.jobs.following import Followers
 from maas.jobs.keeper import Keeper
 from maas.jobs.making import made
+from maas.jobs.rows import packed
 from maas.model import Model
 from maas.server.guard import Caller
-from maas.server.services import Services, settle
+from maas.server.services import Services, fields, settle
 from maas.wire import Failure
 
 __all__ = ["JobService"]
@@ -34,7 +36,7 @@ class JobService:
         self._lane = Lane(2, "maas-job-service")
         self._followers = Followers()
         self._lock = threading.Lock()
-        self._loaded: dict[str, str] = {}
+        self._loaded: dict[tuple[str, str, str], str] = {}
         self._keeper: Keeper | None = None
         if services.jobs is not None:
             self._keeper = Keeper(services.jobs, services.leases)
@@ -46,7 +48,9 @@ class JobService:
             self._keeper.close()
 
     def submit(self, caller: Caller, model: Model[..., Any], call: Call) -> Job[Any]:
-        """The answer, later; raises `Forbidden` where the caller may not train."""
+        """The answer, later; raises `Forbidden` where the caller may not train, or publish."""
+        if call.args[:1] == ("publish",):
+            return self._published(caller, call)
         caller.check_grant("train", call.model)
         if self._keeper is None:
             raise Unsupported(
@@ -60,7 +64,7 @@ class JobService:
         version = self._catalogue.find(call.model)
         if version is None:
             raise NotFound(f"no model {call.model!r:.80} here")
-        if operation == "submit":
+        if operation in ("submit", "copy"):
             model = self._begun_with(caller, model, rest.pop())
         desk = Desk(self._keeper, caller.id, model, version.name, version.address)
         if operation == "events":
@@ -73,6 +77,27 @@ class JobService:
         )
         return job
 
+    def _published(self, caller: Caller, call: Call) -> Job[Any]:
+        """Lets a name mean the version that is asked."""
+        caller.check_grant("publish", call.model)
+        _, name = fields(call, str, str)
+        version = self._catalogue.find(call.model)
+        if version is None:
+            raise NotFound(f"no model {call.model!r:.80} here")
+        name = name or version.name
+        if caller.models is not None and name not in caller.models:
+            raise Forbidden(
+                f"your key is not granted {name!r:.80}, so it may not say what it means"
+            )
+        job: Job[Any] = Job()
+
+        def switched() -> Result:
+            self._catalogue.alias(name, version.address)
+            return Result(None)
+
+        settle(job, switched)
+        return job
+
     def _begun_with(self, caller: Caller, model: Model[..., Any], copy: str) -> Model[..., Any]:
         """The model itself, or the caller's private copy of that name."""
         if not copy:
@@ -83,24 +108,38 @@ class JobService:
     def _answer(self, desk: Desk, operation: str, rest: list[Any]) -> Any:
         if operation == "delete":
             self._unload(desk, *rest)
+        if operation == "submit":
+            rest[2] = {part: self._rows(desk.owner, each) for part, each in rest[2].items()}
         answer = OPERATIONS[operation].answer(desk, *rest)
         return self._address(desk, answer) if operation == "result" else answer
 
+    def _rows(self, owner: str, rows: Any) -> Any:
+        """Rows as they came, or those of the dataset that is named; the job keeps a copy."""
+        if type(rows) is not dict or rows.keys() != {"dataset"}:
+            return rows
+        return packed(self._services.made("_data").rows(owner, rows["dataset"]))
+
     def _address(self, desk: Desk, folder: JobFolder) -> str:
         """The address of what a job has made, which is loaded if it is not yet."""
-        address = f"{desk.name}@{folder.record.name}"
+        key = (desk.owner, desk.name, folder.record.name)
         with self._lock:
-            if self._catalogue.find(address) is None:
+            if key not in self._loaded:
+                address = self._free(*key)
                 self._catalogue.add(address, made(folder, desk.model), owned=True)
-                self._loaded[address] = desk.owner
-            elif self._loaded.get(address) != desk.owner:
-                raise Conflict(f"{address} is another version; give the job another name")
-        return address
+                self._loaded[key] = address
+            return self._loaded[key]
+
+    def _free(self, owner: str, model: str, job: str) -> str:
+        """An address for it: `net@job`, with something of its owner where that is taken."""
+        address = f"{model}@{job}"
+        if self._catalogue.find(address) is None:
+            return address
+        return f"{address[: len(model) + 57]}-{hashlib.sha256(owner.encode()).hexdigest()[:7]}"
 
     def _unload(self, desk: Desk, name: str) -> None:
         """What it made is a version no more; raises `ValueError` where a name means it."""
-        address = f"{desk.name}@{name}"
+        key = (desk.owner, desk.name, name)
         with self._lock:
-            if self._loaded.get(address) == desk.owner:
-                self._catalogue.remove(address)
-                del self._loaded[address]
+            if key in self._loaded:
+                self._catalogue.remove(self._loaded[key])
+                del self._loaded[key]

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from maas.calls import Context, Result
+from maas.errors import Unsupported
 from maas.executors.base import finish
 from maas.executors.remote import RemoteExecutor
 from maas.jobs.desk import OPERATIONS, Desk
 from maas.jobs.folders import JobFolder
-from maas.jobs.following import LOOK
+from maas.jobs.following import LOOK, NOTHING
 from maas.jobs.handles import Side
 from maas.jobs.keeper import Keeper
 from maas.jobs.making import made
@@ -48,14 +49,26 @@ class Here:
         """As `Side.submit`."""
         self._desk.submitted(*args)
 
+    def copy(self, name: str) -> None:
+        """As `Side.copy`."""
+        self._desk.copied(name)
+
+    def publish(self, name: str) -> None:
+        """As `Side.publish`."""
+        raise Unsupported(
+            f"{self._model.name} is not at a server, so {name or 'no name'!r:.80} cannot mean it; "
+            "server.load(...) and server.alias(...) are for whoever owns one"
+        )
+
     def ask(self, operation: str, *args: Any, deadline: float | None = None) -> Any:
         """As `Side.ask`."""
-        while True:
-            answer = OPERATIONS[operation].answer(self._desk, *args)
-            late = deadline is not None and time.monotonic() >= deadline
-            if answer is not None or operation != "events" or late:
-                return answer or {"events": [], "state": ""}
+        while (answer := OPERATIONS[operation].answer(self._desk, *args)) is None:
+            if operation != "events":
+                break
+            if deadline is not None and time.monotonic() >= deadline:
+                return NOTHING
             time.sleep(LOOK)
+        return answer
 
     def made(self, name: str) -> Model[..., Any]:
         """As `Side.made`: a model of its own, in this process."""
@@ -77,8 +90,24 @@ class There:
 
     def submit(self, *args: Any) -> None:
         """As `Side.submit`; it begins with the handle's private copy, if that differs."""
-        copy = "" if self._session is None else self._session.settled()
-        finish(self._put(self._executor, "submit", *args, copy))
+        finish(self._put(self._executor, "submit", *args, self._own()))
+
+    def copy(self, name: str) -> None:
+        """As `Side.copy`."""
+        finish(self._put(self._executor, "copy", name, self._own(), repeatable=False))
+
+    def publish(self, name: str) -> None:
+        """As `Side.publish`."""
+        if self._own():
+            raise Unsupported(
+                "this handle has a private copy, which is no version of the model: "
+                "model.copy(name).publish() makes it one"
+            )
+        finish(self._put(self._executor, "publish", name))
+
+    def _own(self) -> str:
+        """The name of the handle's private copy; "" where there is none that differs."""
+        return "" if self._session is None else self._session.settled()
 
     def ask(self, operation: str, *args: Any, deadline: float | None = None) -> Any:
         """As `Side.ask`; each question may be asked twice."""
@@ -86,10 +115,14 @@ class There:
         return finish(self._put(self._executor.origin, operation, *args, deadline=deadline)).value
 
     def _put(
-        self, executor: RemoteExecutor, *question: Any, deadline: float | None = None
+        self,
+        executor: RemoteExecutor,
+        *question: Any,
+        deadline: float | None = None,
+        repeatable: bool = True,
     ) -> Result | Failure:
         context = Context(deadline=deadline, retries=_RETRIES)
-        return executor.put(JOBS, question, context, repeatable=True)
+        return executor.put(JOBS, question, context, repeatable=repeatable)
 
     def made(self, name: str) -> Model[..., Any]:
         """As `Side.made`: the version at the server."""

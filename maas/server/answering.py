@@ -133,7 +133,9 @@ class Answering:
     async def _finished(self, job: Job[Any], call: Call, version: Version) -> Any:
         """The job's answer, waited for as long as the call may take."""
         try:
-            await asyncio.wait_for(in_loop(job), call.context.remaining())
+            # Asked first: of a deadline that has passed, a future would be left to nobody.
+            left = call.context.remaining()
+            await asyncio.wait_for(in_loop(job), left)
         except TimeoutError:
             if job.answer is None:
                 job.cancel()

@@ -44,6 +44,9 @@ class Server:
         and `bytes`, as `{"requests": "100/second", "rows": "5000/minute; 1000000/day"}`.
     max_pending : calls that one model may have in hand, waiting and running; one more is refused
         with `Overloaded`.
+    on_loop : models whose runs are measured to take less than 2 ms run on the loop that reads and
+        writes, where nothing is handed over; one that takes 5 ms goes back to a thread. False
+        keeps all in threads.
     workers : how many processes run each model; None runs them in this one. A worker finds its
         model itself, so targets are then import paths (`"package.module:name"`), functions that
         can be imported, or model folders.
@@ -62,6 +65,7 @@ class Server:
         tracebacks: bool = True,
         quotas: Mapping[str, str] | None = None,
         max_pending: int = MAX_PENDING,
+        on_loop: bool = True,
         workers: int | None = None,
         devices: Sequence[str] = (),
         jobs: str | os.PathLike[str] | None = None,
@@ -80,6 +84,7 @@ class Server:
             tracebacks=tracebacks,
             quotas=quotas,
             max_pending=max_pending,
+            on_loop=on_loop,
             jobs=None if jobs is None else Path(jobs),
         )
         try:
@@ -288,6 +293,7 @@ def serve(
     tracebacks: bool = True,
     quotas: Mapping[str, str] | None = None,
     max_pending: int = MAX_PENDING,
+    on_loop: bool = True,
     workers: int | None = None,
     devices: Sequence[str] = (),
     jobs: str | os.PathLike[str] | None = None,
@@ -299,9 +305,9 @@ def serve(
 
     Parameters
     ----------
-    models, auth, allow, limits, leases, tracebacks, quotas, max_pending, workers, devices : as
-        `Server` has them; `models` may be a `Server`. With workers, it listens once one of each
-        model is ready.
+    models, auth, allow, limits, leases, tracebacks, quotas, max_pending, on_loop : as `Server` has
+        them; `models` may be a `Server`.
+    workers, devices : as `Server` has them; it listens once one worker of each model is ready.
     jobs : as `Server` has it.
     host, port : where to listen; port 0 takes a free one.
     uds : path of a unix socket to listen on instead.
@@ -333,6 +339,7 @@ def serve(
             tracebacks=tracebacks,
             quotas=quotas,
             max_pending=max_pending,
+            on_loop=on_loop,
             workers=workers,
             devices=devices,
             jobs=jobs,

@@ -25,6 +25,7 @@ _COUNTERS = {
     "maas_received_bytes": "Bytes of the bodies of calls.",
     "maas_sent_bytes": "Bytes of the bodies of answers.",
     "maas_stream_items": "Items of streams.",
+    "maas_requests_on_loop": "Calls whose model ran on the loop of the connections, being short.",
 }
 NAMES = {
     **_EACH,
@@ -87,7 +88,7 @@ class _Collector:
         yield self._by("maas_requests", "code", tallies, lambda tally: tally.codes)
         yield self._by("maas_failures", "error", tallies, lambda tally: tally.errors)
         yield self._one("Gauge", "maas_requests_in_flight", tallies, lambda tally: tally.active)
-        for name, field in zip(_COUNTERS, ("received", "sent", "items"), strict=True):
+        for name, field in zip(_COUNTERS, ("received", "sent", "items", "on_loop"), strict=True):
             yield self._one("Counter", name, tallies, lambda tally, of=field: getattr(tally, of))
         yield self._plain(
             "Gauge", "maas_uptime_seconds", self._metrics.clock() - self._metrics.began

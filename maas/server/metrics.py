@@ -71,11 +71,12 @@ class Tally:
     failed : requests that did not get what they asked for.
     received, sent : bytes of bodies.
     items : items of streams.
+    on_loop : requests whose model ran on the loop of the connections.
     """
 
     __slots__ = (
         "_history", "_step", "_until", "active", "codes", "compute", "duration", "errors", "failed",
-        "items", "queue", "received", "requests", "rows", "sent",
+        "items", "on_loop", "queue", "received", "requests", "rows", "sent",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -86,6 +87,7 @@ class Tally:
         self.codes: dict[int, int] = {}
         self.errors: dict[str, int] = {}
         self.active = self.requests = self.failed = self.received = self.sent = self.items = 0
+        self.on_loop = 0
         self._history: deque[tuple[int, array[float]]] = deque(maxlen=STEPS + 2)
         self._step = 0
         self._until = 0.0

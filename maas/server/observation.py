@@ -81,8 +81,10 @@ class Observation:
     def _since(self) -> int:
         return time.time_ns() - round((self._metrics.clock() - self._began) * 1e9)
 
-    def ran(self, answer: Result | Failure) -> None:
+    def ran(self, answer: Result | Failure, *, on_loop: bool = False) -> None:
         """The executor has answered."""
+        if on_loop and self._active is not None:
+            self._active.on_loop += 1
         if type(answer) is Result:
             self._info = answer.info
             if self._active is not None:

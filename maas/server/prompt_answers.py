@@ -6,8 +6,6 @@ all calls are (a key, gradients, a stream, a model elsewhere, a long one) goes t
 
 from typing import Any, Protocol
 
-import attrs
-
 from maas.calls import Call, Result
 from maas.executors.prompt import Prompt
 from maas.http import Response
@@ -79,7 +77,16 @@ class PromptAnswers:
     ) -> Response | Pending | None:
         caller = turn.form.route.caller.id
         if self._house.guard.locked:
-            call = attrs.evolve(call, caller=caller)
+            call = Call(
+                call.model,
+                call.method,
+                call.args,
+                call.kwargs,
+                call.context,
+                owned=call.owned,
+                caller=caller,
+                likeness=call.likeness,
+            )
         slots = self._entrance.slots(version.name)
         slots.enter(caller)
         turn.holds(slots, caller)
@@ -134,7 +141,7 @@ class _Turn(Pending):
         """The answer is there."""
         self.leave()
         try:
-            self.seen.ran(answer)
+            self.seen.ran(answer, on_loop=self.prompt is not None and self.prompt.on_loop)
             response = self.form.answer(answer)
         except Exception as error:  # noqa: BLE001 - as in `answer`
             response = self.form.failure(self.seen.fails(presentable(error)))

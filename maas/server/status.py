@@ -67,6 +67,7 @@ def _figures(tallies: list[Tally], last: int) -> dict[str, Any]:
         "received_bytes": sum(tally.received for tally in tallies),
         "sent_bytes": sum(tally.sent for tally in tallies),
         "stream_items": sum(tally.items for tally in tallies),
+        "on_loop": sum(tally.on_loop for tally in tallies),
         "recent": {
             "requests": int(done[-RECENT:].sum()),
             "failures": int(recent[FIELDS["failed"]]),

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from maas.backends import torch_architecture
+from maas.backends.onnx_graph import OnnxGraph
 from maas.errors import CodecError
 from maas.store.folders import Opened
 from maas.store.manifest import Manifest, Mode, Weights
@@ -178,6 +179,9 @@ def restored(files: Opened, manifest: Manifest) -> nn.Module:
     check_alike(given, wanted, "the layers in model.json")
     flags = _flags(module, manifest, tensors.specs)
     _place(module, tensors.read(), manifest.weights.tied, flags)
+    for each in module.modules():
+        if isinstance(each, OnnxGraph):
+            each.check()
     _set_mode(module, manifest.mode)
     return module
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from maas.testing.congruence import assert_congruent
     from maas.testing.equality import difference
     from maas.testing.faulting_proxy import Fault, FaultingProxy
+    from maas.testing.processes import Processes
     from maas.testing.simulation import BrokenPromise, Simulated, simulate
     from maas.testing.strategies import tensors, values
 
@@ -22,6 +23,7 @@ __all__ = [
     "ExecutorConformance",
     "Fault",
     "FaultingProxy",
+    "Processes",
     "Simulated",
     "assert_congruent",
     "calls",
@@ -35,6 +37,7 @@ __all__ = [
 
 _ROOMS = {
     "BrokenPromise": "maas.testing.simulation",
+    "Processes": "maas.testing.processes",
     "Simulated": "maas.testing.simulation",
     "simulate": "maas.testing.simulation",
     "Arguments": "maas.testing.arguments",

@@ -20,7 +20,7 @@ from maas.errors import Unsupported
 from maas.model import Model
 from maas.train import rules
 from maas.train.feeding import called, moved, rows_in
-from maas.train.here import local_executor
+from maas.train.here import local_executor, rows_for
 from maas.train.layout import tensors_of
 from maas.train.machine import Rates, free_memory, measured_rates
 from maas.train.recipe import Recipe
@@ -143,7 +143,7 @@ def estimate(model: Model[..., Any], value: Any, **options: Any) -> Estimate:
         raise Unsupported(
             f"{model.name} is no torch module in this process; ask for an estimate where it runs"
         )
-    data, recipe = Data.of(value), Recipe.of(options)
+    data, recipe = rows_for(model, value), Recipe.of(options)
     inputs, targets = next(iter(data.batches(_asked(data, recipe))))
     rates = measured_rates(next((each.device for each in target.parameters()), _CPU))
     steps = None if targets is None else _steps(data, recipe)

@@ -13,7 +13,7 @@ from typing import Any
 from maas.errors import Unsupported
 from maas.executors.local import LocalExecutor
 from maas.model import Model
-from maas.train.here import local_executor
+from maas.train.here import local_executor, rows_for
 from maas.train.history import History, Step
 from maas.train.progress import shown
 from maas.train.recipe import Recipe
@@ -54,7 +54,7 @@ class Fit:
         Parameters
         ----------
         data : anything that `maas.data.Data.of` takes: `(inputs, targets)`, a torch dataset, a
-            file, ...
+            file, ... Raw rows, for a model behind a preprocessing.
         validation : a share of the rows (0.2) that is held out, or rows of their own.
         progress : a bar; by default where a terminal shows it.
         options : those of `Recipe`.
@@ -78,7 +78,9 @@ class Fit:
             job = _submit(self._model, data, recipe, validation=validation)
             return _followed(job, self._model, progress)
         backend = executor.backend
-        run = run_for(backend.kind)(backend.target, data, recipe, validation=validation)
+        held = None if validation is None else rows_for(self._model, validation)
+        rows = rows_for(self._model, data)
+        run = run_for(backend.kind)(backend.target, rows, recipe, validation=held)
         history = History()
         for step in shown(_steps(run, executor), getattr(run, "total", None), progress=progress):
             history.add(step)

@@ -20,7 +20,7 @@ from maas.errors import Conflict, Unsupported
 from maas.executors.local import LocalExecutor
 from maas.model import Model
 from maas.plots import plot
-from maas.train.here import local_executor
+from maas.train.here import as_prepared, local_executor, rows_for
 from maas.train.loop import Run
 from maas.train.progress import bar
 from maas.train.recipe import Recipe
@@ -187,9 +187,9 @@ def search(
     recipe = Recipe.of(fixed)
     watch, higher = recipe.watching(held_out=True)
     trainer = _Trainer(
-        name=model.name,
-        data=Data.of(data),
-        validation=None if share else Data.of(validation),
+        asked=model,
+        data=rows_for(model, data),
+        validation=None if share else rows_for(model, validation),
         fixed=fixed,
         variants=variants or {"": _own(executor)},
     )
@@ -294,7 +294,7 @@ def _proposed(trial: Any, name: str, among: Any) -> Any:
 class _Trainer:
     """Trains copies, and keeps the best of this session."""
 
-    name: str
+    asked: Model[..., Any]
     data: Data
     validation: Data | None
     fixed: Mapping[str, Any]
@@ -318,7 +318,8 @@ class _Trainer:
             for _ in run:
                 pass
             self.keep(trial.number, run.module)
-        return Model(self._kept[1], name=self.name)  # type: ignore[index]
+        module = self._kept[1]  # type: ignore[index]
+        return as_prepared(self.asked, Model(module, name=self.asked.name))
 
 
 def _try(optuna: Any, study: Any, trainer: _Trainer, space: Mapping[str, Any], watch: str) -> None:

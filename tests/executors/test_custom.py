@@ -1,14 +1,18 @@
 """An executor of one's own: twenty lines, and the shipped conformance for all the rest."""
 
+import gc
+import threading
 from typing import Any
 
 import attrs
+import httpx
 import pytest
 
 import maas
 from maas.calls import AMBIENT, Call, Context, Result
 from maas.executors.base import Executor, ModelInfo
 from maas.testing import ExecutorConformance
+from maas.wire import Failure
 
 
 class Counting:
@@ -63,3 +67,24 @@ def test_it_can_be_held_served_and_connected_to():
     with maas.connect(maas.Server(model)) as remote:
         assert [model(-1), remote(-2)] == [1, 2]
     assert counting.calls == 2
+
+
+class Slow(Counting):
+    """Refuses each call, and takes its time for that."""
+
+    def submit(self, call: Call) -> maas.Job[Any]:
+        threading.Event().wait(0.1)
+        job: maas.Job[Any] = maas.Job()
+        job.settle(Failure(maas.Overloaded("not now")))
+        return job
+
+
+def test_a_refusal_that_comes_too_late_is_logged_by_nobody(caplog):
+    """A job that has failed when the deadline has passed leaves no future that complains."""
+    model: maas.Model = maas.Model.over(Slow(maas.Model(abs).executor), "absolute")
+    with maas.serve({"absolute": model}, port=0, block=False) as running:
+        body = {"json": [-1], "headers": {"maas-timeout": "0.05"}}
+        codes = {httpx.post(f"{running.url}/absolute", **body).status_code for _ in range(3)}
+        gc.collect()
+    assert codes <= {429, 504}
+    assert caplog.records == []

@@ -82,7 +82,7 @@ def test_more_than_the_quota_ever_allows_is_refused(tmp_path):
         alice=['allow = ["call", "describe", "explain"]', 'quota = { rows = "300/hour" }'],
     )
     model = maas.connect(server, auth="alice", model="net")
-    with pytest.raises(maas.LimitExceeded, match="516 rows|517 rows|515 rows"):
+    with pytest.raises(maas.LimitExceeded, match="above the quota of 300 rows"):
         model.explain(X, target=1, steps=256)
     assert model.explain(X, target=1, steps=128).rows == 260
 
@@ -136,7 +136,7 @@ def test_no_more_than_a_few_wait():
     server = maas.Server({"net": Stopping()}, allow=GRANTS)
     service_slots = 64
     model = maas.connect(server)
-    model.info  # noqa: B018 - so that each of them goes straight there
+    model.info  # so that each of them goes straight there
     errors, threads = [], []
 
     def ask():

@@ -1,6 +1,9 @@
 """What the tests of jobs share: a net with every kind of state, its rows, and a small disk."""
 
+import shutil
 import subprocess
+import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -23,6 +26,15 @@ def rows(count=256, seed=7):
     return x, x.sum(1, keepdim=True)
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Of torch, here and so in the processes of jobs: the nets are small, and CI is busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def training():
     """The net and its rows."""
@@ -42,3 +54,11 @@ def small_disk(tmp_path, lacking):
         lacking("mount", f"no disk can be mounted here: {mounted.stderr.strip()}")
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture
+def short_folder():
+    """A folder for a socket, whose path has 107 characters at most."""
+    folder = tempfile.mkdtemp(prefix="maas-")
+    yield Path(folder)
+    shutil.rmtree(folder)

@@ -43,7 +43,7 @@ def test_what_a_process_takes_back_is_told_again(tmp_path_factory, runs):
 
 
 def test_a_cut_event_is_none(tmp_path):
-    """Wherever the file is cut, readers see the whole events before, and a process goes on there."""
+    """Wherever the file is cut, readers see the whole events before, and writing goes on there."""
     path = tmp_path / "events"
     written(path, range(3))
     whole = path.read_bytes()
@@ -73,5 +73,3 @@ def test_an_event_has_a_size(tmp_path):
         pytest.raises(CodecError, match="an event takes"),
     ):
         events.append({"note": "x" * 2**20})
-
-

@@ -151,7 +151,9 @@ def test_an_error_is_kept_as_data(keeper, order):
 def test_nothing_there_can_run(keeper, order):
     """The folder of a job holds JSON, sealed files and safetensors, and no pickle."""
     job = keeper.submit(order())
-    names = {path.relative_to(job.path).as_posix() for path in job.path.rglob("*") if path.is_file()}
+    names = {
+        path.relative_to(job.path).as_posix() for path in job.path.rglob("*") if path.is_file()
+    }
     assert names == {"job.json", "data", "base/model.json", "base/weights.safetensors"}
     assert attrs.asdict(job.record)["module"] is None
     for path in job.path.rglob("*"):

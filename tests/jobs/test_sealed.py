@@ -23,9 +23,9 @@ LEAVES = st.one_of(
             torch.tensor([float("nan"), -0.0, float("inf")]),
             torch.tensor(True),
             torch.empty(0, 3),
-            torch.arange(24, dtype=torch.uint8).reshape(1, 2, 3, 4).to(
-                memory_format=torch.channels_last
-            ),
+            torch.arange(24, dtype=torch.uint8)
+            .reshape(1, 2, 3, 4)
+            .to(memory_format=torch.channels_last),
             torch.tensor([1 + 2j]),
             torch.tensor([1.5]).to(torch.bfloat16),
             torch.tensor([1.5]).to(torch.float8_e4m3fn),

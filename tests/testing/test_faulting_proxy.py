@@ -58,15 +58,15 @@ def said(proxy, *requests):
     """What a client hears of each request in turn, and how it ends: by a close or a reset."""
     port = int(proxy.url.rpartition(":")[2])
     heard = []
-    with socket.create_connection(("127.0.0.1", port), timeout=PATIENT) as sock:
-        try:
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=PATIENT) as sock:
             for request in requests:
                 sock.sendall(request)
                 heard.append(_sixteen(sock))
-        except EOFError as end:
-            return [*heard, end.args[0]], "closed"
-        except ConnectionError:
-            return heard, "reset"
+    except EOFError as end:
+        return [*heard, end.args[0]], "closed"
+    except ConnectionError:
+        return heard, "reset"
     return heard, "open"
 
 

@@ -60,6 +60,28 @@ def test_equal_arguments_give_equal_bits():
     assert runs[0] == runs[1] != runs[2]
 
 
+def test_rows_pass_the_preprocessing_before_the_model():
+    """A model behind a preprocessing is fitted, estimated and searched with raw rows."""
+    scaler = maas.data.StandardScaler()
+    scaled = torch.from_numpy(scaler.fit_transform(X.numpy() * 9 + 4)).float()
+    raw = X.numpy() * 9 + 4
+    behind = maas.data.prepared(maas.Model(made()), scaler)
+    options = {"epochs": 2, "validation": 0.2}
+    wanted = maas.Model(made()).fit((scaled, NUMBERS), **options).losses
+    assert behind.fit((raw, NUMBERS.numpy()), **options).losses == pytest.approx(wanted, rel=1e-5)
+    assert behind.estimate((raw, NUMBERS)).fits
+    found = behind.search((raw, NUMBERS), {"lr": [0.01]}, 1, epochs=2)
+    assert found.model(raw[:3]).shape == (3, 1)
+
+
+def test_a_queue_before_the_model_is_no_matter():
+    """A model whose calls share runs is fitted like any other."""
+    model = maas.Model(made(), batching=maas.Batching(8), example=X[:2])
+    assert model.fit((X, NUMBERS), epochs=2).losses == (
+        maas.Model(made()).fit((X, NUMBERS), epochs=2).losses
+    )
+
+
 def test_calls_take_their_turns():
     """Another thread's calls of the model are answered while it trains, each by whole weights."""
     model = maas.Model(made().eval())

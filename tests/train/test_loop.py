@@ -108,7 +108,7 @@ def ran(module, source, recipe):
     return losses, tensors_of(module), run
 
 
-@settings(max_examples=40, deadline=None, phases=PHASES)
+@settings(max_examples=25, deadline=None, phases=PHASES)
 @given(options=RECIPES)
 def test_a_run_is_the_plain_loop(training, options):
     """Losses, weights, buffers and draws of any recipe are those of torch's plain loop."""
@@ -120,7 +120,7 @@ def test_a_run_is_the_plain_loop(training, options):
     assert torch.equal(torch.rand(3), drawn)
 
 
-@settings(max_examples=12, deadline=None, phases=PHASES)
+@settings(max_examples=8, deadline=None, phases=PHASES)
 @given(options=RECIPES, patience=st.sampled_from([None, 1]))
 def test_a_run_goes_on_from_any_step(training, options, patience):
     """From the state after each step, another run of another module ends at the same bits."""

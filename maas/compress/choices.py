@@ -1,0 +1,31 @@
+"""What may be chosen, and the error for what may not: it lists them and the nearest spelling."""
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+__all__ = ["choice", "nearest"]
+
+
+def nearest(given: Any, known: Iterable[str]) -> str:
+    """The known names, and the one that was probably meant; the end of a message."""
+    names = list(known)
+    close = difflib.get_close_matches(str(given).lower(), names, 1) or difflib.get_close_matches(
+        str(given), names, 1
+    )
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"known: {', '.join(names)}{hint}"
+
+
+def choice(given: Any, known: Iterable[str], what: str) -> str:
+    """`given`, if it is one of `known`.
+
+    Raises
+    ------
+    ValueError
+        It is not.
+    """
+    names = list(known)
+    if type(given) is not str or given not in names:
+        raise ValueError(f"{what} cannot be {given!r:.60}; {nearest(given, names)}")
+    return given
