@@ -38,6 +38,7 @@ DOORS = {
     "explain/__init__.py": "our table of its names",
     "executors/base.py": "our table of URL schemes",
     "model.py": "the caller's own `local:module:name`",
+    "store/__init__.py": "our table of kinds of models",
     "tensors/__init__.py": "our table of adapters",
     "testing/__init__.py": "our table of its names",
 }

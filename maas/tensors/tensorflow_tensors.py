@@ -89,7 +89,8 @@ def describe(tensor: Any) -> Described:
 
 def _seen(tensor: Any) -> np.ndarray[Any, Any]:
     """The tensor as NumPy sees it: its own memory on the CPU, else a copy."""
-    return np.asarray(tensor)
+    # Of one element that NumPy itself has no type for, TensorFlow gives no array but a scalar.
+    return np.asarray(tensor if tensor.ndim else tensor.numpy())
 
 
 def contiguous(tensor: Any) -> Any:

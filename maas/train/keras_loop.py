@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import attrs
+import keras
 
 from maas import tensors
 from maas.backends.keras_calls import array_of
@@ -126,7 +127,7 @@ class Run:
             metric.reset_state()
         for given, wanted in self._held.batches(self.recipe.batch_size, order=None):
             inputs, targets = _in_numpy(given), _in_numpy(wanted)
-            outputs = self.model(inputs, training=False)
+            outputs = keras.ops.stop_gradient(self.model(inputs, training=False))
             total += float(self._loss(targets, outputs)) * len(_first(inputs))
             rows += len(_first(inputs))
             for metric in self._metrics.values():
