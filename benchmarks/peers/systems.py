@@ -153,12 +153,15 @@ def _running(command: Sequence[str], *arguments: str) -> Iterator[tuple[str, int
     )
     said: list[bytes] = []
     assert process.stderr is not None
-    threading.Thread(target=lambda: said.extend(process.stderr or ()), daemon=True).start()
+    listening = threading.Thread(target=lambda: said.extend(process.stderr or ()), daemon=True)
+    listening.start()
     try:
         _wait_for(process, number, said)
         yield ("127.0.0.1", number)
     finally:
         _end(process)
+        listening.join(10)
+        process.stderr.close()
 
 
 def _wait_for(process: "subprocess.Popen[bytes]", port: int, said: Sequence[bytes]) -> None:
