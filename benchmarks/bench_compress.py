@@ -1,6 +1,7 @@
 """Compressed models over the eager module: rows a second and bytes, recipes that lose among them.
 
-`ort` is onnxruntime. BigModel with ReLU between its layers, and an encoder of two layers (64 tokens, 128 numbers each).
+BigModel with ReLU between its layers, and an encoder of two layers (64 tokens, 128 numbers each).
+`ort` is onnxruntime.
 The peer of a line of speed is the eager module asked as a Model, of a line of size its bytes.
 """
 

@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import maas
-from maas.compress import Budget
+from maas.compress import Budget, Distill, Factor, Prune, Quantize, Step
 
 
 def digits() -> tuple[torch.Tensor, torch.Tensor]:
@@ -40,12 +40,24 @@ def trained(inputs: torch.Tensor, targets: torch.Tensor) -> nn.Module:
     return net.eval()
 
 
+def recipes(learned: torch.Tensor) -> list[tuple[Step, ...]]:
+    """A few; Budget has more of its own, which take a minute."""
+    narrow, again = Quantize("int8"), Distill(data=learned, epochs=30)
+    return [
+        (narrow,),
+        (Prune(0.5), narrow),
+        (Factor(0.6), again, narrow),
+        (Prune(0.5, structured=True), again, narrow),
+        (Prune(0.75, structured=True), again, narrow),
+    ]
+
+
 def main(picture: str) -> None:
     inputs, targets = digits()
     learned, check = inputs[:1200], (inputs[1200:], targets[1200:])
     model = maas.Model(trained(learned, targets[:1200]), name="digits")
 
-    budget = Budget(size=1 / 8, agreement=0.99, data=learned)
+    budget = Budget(size=1 / 8, agreement=0.99, recipes=recipes(learned))
     small = model.compress(auto=budget, check=check)
     print(small.report)
     small.report.plot(picture)

@@ -132,6 +132,8 @@ class Report:
                 str(number), (x, y), xytext=(0, 6), textcoords="offset points", ha="center"
             )
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("{x:g}")
         axes.margins(0.1)
         figure.legend(loc="outside right upper", fontsize=8, markerscale=0)
         figure.savefig(path, bbox_inches="tight")
