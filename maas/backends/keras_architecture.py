@@ -333,6 +333,8 @@ class _Builder:
         # Told after it was built, since some layers make others only then, and tell them all.
         frozen = [each for each, _ in layers if not each.trainable]
         for layer in frozen if arguments["trainable"] else [*frozen, made]:
+            # On TensorFlow, to set what is set already does nothing.
+            layer.trainable = True
             layer.trainable = False
         return made, total
 
