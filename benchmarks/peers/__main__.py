@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import os
 import platform
+import signal
 import statistics
 import sys
 import time
@@ -44,6 +45,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", metavar="PEER", help="these peers alone")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     options = parser.parse_args()
+    # Whoever ends this program ends what it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     rows = list(torch.randn(ROWS, 1, 1000, generator=torch.Generator().manual_seed(1)))
     with torch.inference_mode():
         wanted = fixed()(torch.cat(rows))
