@@ -26,7 +26,7 @@ from maas.jobs.sealed import unsealed
 from maas.model import Model, connect
 from maas.store import load, save
 from maas.store.folders import MANIFEST
-from maas.train.here import local_executor
+from maas.train.here import local_executor, rows_for
 from maas.train.loop import Run
 from maas.train.recipe import Recipe
 
@@ -93,11 +93,12 @@ def carry_out(folder: JobFolder, each: float) -> Outcome:
     torch.set_num_threads(record.threads)
     model = _model(folder, record)
     rows = unsealed((folder.path / "data").read_bytes())
+    held = given(rows["validation"])
     run = Run(
         _target(model),
-        given(rows["rows"]),
+        rows_for(model, given(rows["rows"])),
         Recipe.of(record.recipe),
-        validation=given(rows["validation"]),
+        validation=None if held is None else rows_for(model, held),
     )
     last = folder.checkpoints.load()
     if last is not None:

@@ -98,6 +98,20 @@ def test_a_job_is_what_fit_is(place):
         place.connect("net@run-1").ready(1.0)
 
 
+def test_a_job_of_a_prepared_model_learns_from_prepared_rows(training, tmp_path):
+    """Raw rows pass the preprocessing in front of the model in a job as they do in `fit`."""
+    inputs, targets = training.rows()
+    scaler = maas.data.StandardScaler().fit(inputs.numpy() * 100.0)
+    module = training.net()
+    prepared = maas.Model(copy.deepcopy(module)).prepared(scaler)
+    server = maas.Server({"net": maas.Model(module).prepared(scaler)}, allow=GRANTS, jobs=tmp_path)
+    rows = (inputs * 100.0, targets)
+    job = maas.connect(server).fit.submit(rows, name="prepared", **RECIPE)
+    job.wait()
+    assert told(job.history()) == told(prepared.fit(rows, **RECIPE))
+    server.close()
+
+
 async def _followed(job):
     return [step async for step in job.events()]
 
