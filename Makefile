@@ -26,8 +26,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## see one model called here and over the wire
 	$(BIN)/python examples/demo.py
 
-test: $(STAMP)  ## run the quick tests
-	$(BIN)/python -m pytest
+test: $(STAMP)  ## run the quick tests, on every processor
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 # TensorFlow is 1.4 GB and wants a process of its own; the rest it finds in $(VENV).
 TF_VENV := .venv-tensorflow
