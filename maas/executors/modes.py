@@ -21,7 +21,8 @@ class ModeGate:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._inside = 0
-        self._waiting = 0
+        self._waiting: list[int] = []
+        self._tickets = 0
         self._mode: bool | None = None
         self._exclusive = False
         self._own: bool | None = None
@@ -47,8 +48,8 @@ class ModeGate:
                 mode = self._backend.training if self._own is None else self._own
             draws = method.stochastic or mode is True or context.seed is not None
             exclusive = draws or method.exclusive
-            while self._inside and (exclusive or self._exclusive or self._mode is not mode):
-                self._wait(context)
+            if self._inside or self._waiting:
+                self._wait(context, mode, exclusive=exclusive)
             if not self._inside:
                 self._mode = mode
                 self._exclusive = exclusive
@@ -75,13 +76,26 @@ class ModeGate:
             self._inside += 1
             return True
 
-    def _wait(self, context: Context) -> None:
-        left = context.remaining()
-        self._waiting += 1
+    def _wait(self, context: Context, mode: bool | None, *, exclusive: bool) -> None:
+        """Returns once the call may run.
+
+        Calls that want the target alone let those go first who waited before them, or a loop of
+        such calls, as training is, would answer nobody else until its end. The others do not: a
+        call may be made from within another one, which could not end before it.
+        """
+        self._tickets += 1
+        ticket = self._tickets
+        self._waiting.append(ticket)
         try:
-            self._changed.wait(left)
+            while (self._inside and (exclusive or self._exclusive or self._mode is not mode)) or (
+                exclusive and self._waiting[0] != ticket
+            ):
+                self._changed.wait(context.remaining())
+        except BaseException:
+            self._changed.notify_all()
+            raise
         finally:
-            self._waiting -= 1
+            self._waiting.remove(ticket)
 
     def _switch(self, mode: bool | None) -> None:
         if mode is not None and self._backend.training is not None:

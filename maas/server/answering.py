@@ -71,6 +71,9 @@ class Answering:
                 self._entrance.quotas.charge(caller.id, caller.quota, "bytes", len(body))
                 read = await self._read(form, version, body)
                 self._entrance.charge_rows(caller, rows_of(read))
+            else:
+                # The name may mean another version by now than when the call was read.
+                await self._acquaint(version, read.context.deadline)
             call = seen.asks(read)
             if call.context.key is not None:
                 response = await self._answer_keyed(call, form, seen, version)

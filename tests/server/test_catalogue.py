@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 import maas
+from maas.calls import CALL
 from maas.errors import DeadlineExceeded, Forbidden, NotFound, NotReady, SignatureError
 from maas.server.catalogue import Catalogue
-from maas.server.front import Head
+from maas.server.forms import Route
 from maas.server.guard import Caller
 
 PATIENT = 30.0
@@ -388,15 +389,10 @@ def test_a_key_is_held_to_its_version_when_the_name_moves_meanwhile():
     server = maas.Server({"net@v1": version(1), "net@v2": version(2)})
     handler = server.handler
     caller = Caller("a", frozenset({"call"}), frozenset({"net@v1"}))
-    route = handler._call_route(_head("/net"), caller, "net", "")
     server.alias("net", "net@v2")
     with pytest.raises(Forbidden):
-        handler._entered(route)
+        handler.entrance.entered(Route(caller, "net", CALL))
     assert handler.catalogue.find("net@v2").calls == 0
-
-
-def _head(path):
-    return Head("POST", path, "", (("content-type", "application/json"),), False, True)
 
 
 # Clients.

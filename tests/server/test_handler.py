@@ -410,7 +410,7 @@ STATUS = {
     "VersionMismatch": 505, "DeadlineExceeded": 504, "Cancelled": 499, "Overloaded": 429,
     "NotReady": 503, "ForkError": 500, "ModelExit": 500, "InternalError": 500,
     "TransportError": 502, "ProtocolError": 502, "StreamInterrupted": 502,
-    "WorkerLost": 502, "Error": 500, "Expired": 410,
+    "WorkerLost": 502, "Error": 500, "Expired": 410, "TooLossy": 422,
     "DataError": 422,
 }  # fmt: skip
 

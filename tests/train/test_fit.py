@@ -85,13 +85,24 @@ def test_a_queue_before_the_model_is_no_matter():
 def test_calls_take_their_turns():
     """Another thread's calls of the model are answered while it trains, each by whole weights."""
     model = maas.Model(made().eval())
-    training = threading.Thread(target=model.fit, args=((X, NUMBERS),), kwargs={"epochs": 20})
-    training.start()
-    answers = [model(X[:1])]
-    while training.is_alive():
-        answers.append(model(X[:1]))
-    training.join()
-    assert len({answer.item() for answer in answers}) > 1
+    answers = {model(X[:1]).item()}
+    enough = threading.Event()
+
+    def ask():
+        while not enough.is_set():
+            answers.add(model(X[:1]).item())
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    for _ in range(100):
+        between = len(answers)
+        model.fit((X, NUMBERS), epochs=20)
+        # One more than what was before and what is after: it came amid the training.
+        if len(answers) > between + 2:
+            break
+    enough.set()
+    asking.join()
+    assert len(answers) > between + 2
 
 
 def test_early_stopping_puts_the_best_weights_back():
