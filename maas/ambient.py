@@ -89,8 +89,8 @@ def in_force(context: Context) -> bool:
 def adopt_threads() -> None:
     """Lets this thread compute on as many threads as `torch.set_num_threads` said on another.
 
-    A thread begins with OpenMP's own number and keeps it, in matrix products, until it asks once:
-    on two cores, 8 rows of BigModel then took up to forty times as long.
+    A thread begins with OpenMP's own number and keeps it, in matrix products, until it asks once;
+    with more threads than processors, small products then wait for each other.
     """
     torch = _loaded or _torch()
     if torch is not None:
