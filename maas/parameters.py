@@ -6,7 +6,6 @@ test compares each message with that of the bare function. Counts leave out
 `self`, which the caller of a model never writes.
 """
 
-import difflib
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -21,6 +20,7 @@ from maas.schema import (
     Schema,
     plain_text,
 )
+from maas.spelling import nearest
 
 __all__ = ["KINDS", "MAX_PARAMETERS", "Binder", "Parameter", "Slot", "in_order"]
 
@@ -163,8 +163,8 @@ class Binder:
             return f"some positional-only arguments passed as keyword arguments: '{meant}'"
         # CPython too suggests nothing beyond 40 characters: the search is quadratic in them.
         known = list(self.keywords) if len(key) <= 40 else []
-        close = difflib.get_close_matches(key, known, n=1)
-        hint = f". Did you mean '{close[0]}'?" if close else ""
+        close = nearest(key, known)
+        hint = f". Did you mean '{close}'?" if close else ""
         return f"an unexpected keyword argument '{key[:MAX_TEXT]}'{hint}"
 
     def _too_many(self, count: int, given: Mapping[str, Any]) -> str:

@@ -1,8 +1,9 @@
 """What commands say to people, and how they say that a command makes no sense."""
 
-import difflib
 import sys
 from collections.abc import Iterable
+
+from maas import spelling
 
 __all__ = ["Mistake", "complain", "nearest", "say"]
 
@@ -26,5 +27,5 @@ def complain(text: str) -> None:
 
 def nearest(given: str, known: Iterable[str]) -> str:
     """`; did you mean ...?`, or nothing where nothing is near."""
-    found = difflib.get_close_matches(given, sorted(set(known)), n=1, cutoff=0.6)
-    return f"; did you mean {found[0]!r}?" if found else ""
+    found = spelling.nearest(given, sorted(set(known)))
+    return f"; did you mean {found!r}?" if found else ""

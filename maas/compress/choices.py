@@ -1,8 +1,9 @@
 """What may be chosen, and the error for what may not: it lists them and the nearest spelling."""
 
-import difflib
 from collections.abc import Iterable
 from typing import Any
+
+from maas import spelling
 
 __all__ = ["choice", "nearest"]
 
@@ -10,10 +11,8 @@ __all__ = ["choice", "nearest"]
 def nearest(given: Any, known: Iterable[str]) -> str:
     """The known names, and the one that was probably meant; the end of a message."""
     names = list(known)
-    close = difflib.get_close_matches(str(given).lower(), names, 1) or difflib.get_close_matches(
-        str(given), names, 1
-    )
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    close = spelling.nearest(str(given).lower(), names) or spelling.nearest(str(given), names)
+    hint = f"; did you mean {close!r}?" if close else ""
     return f"known: {', '.join(names)}{hint}"
 
 

@@ -1,7 +1,8 @@
 """What is said to a name that nobody knows: the nearest one, and all there are."""
 
-import difflib
 from collections.abc import Iterable
+
+from maas.spelling import nearest
 
 __all__ = ["unknown"]
 
@@ -11,8 +12,8 @@ _MOST_LISTED = 40
 def unknown(what: str, name: object, known: Iterable[str]) -> str:
     """The message for an unknown name of `what`."""
     names = sorted(known)
-    near = difflib.get_close_matches(str(name), names, n=1)
-    hint = f"did you mean {near[0]!r}? There are:" if near else "there are:"
+    near = nearest(str(name), names)
+    hint = f"did you mean {near!r}? There are:" if near else "there are:"
     more = f" and {len(names) - _MOST_LISTED} more" if len(names) > _MOST_LISTED else ""
     listed = ", ".join(names[:_MOST_LISTED])
     return f"no {what} {name!r:.80}; {hint} {listed}{more}"

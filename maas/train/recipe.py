@@ -5,12 +5,13 @@ checkpoint and be compared, and a server that is sent one never receives code. N
 torch: who trains elsewhere may have none.
 """
 
-import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import attrs
+
+from maas.spelling import nearest
 
 __all__ = [
     "LOSSES",
@@ -102,8 +103,8 @@ class Choice:
 
 def _nearest(name: object, known: Iterable[str]) -> str:
     """The end of a message about a name that is none: what was meant, and what there is."""
-    close = difflib.get_close_matches(str(name), [*known], 1)
-    meant = f"did you mean {close[0]!r}? " if close else ""
+    close = nearest(str(name), known)
+    meant = f"did you mean {close!r}? " if close else ""
     return f"{meant}there are: {', '.join(known)}"
 
 
