@@ -12,7 +12,6 @@ Nothing in it is code, and no text of anybody becomes a path.
 import contextlib
 import hashlib
 import json
-import os
 import re
 import secrets
 import shutil
@@ -31,6 +30,7 @@ from maas.data.rows import Pair, count, is_array
 from maas.data.rows import column as as_column
 from maas.data.sources import Arrays
 from maas.errors import CodecError, Conflict, DataError, LimitExceeded, NotFound
+from maas.store.folders import flush
 
 __all__ = ["NAME", "Datasets", "Facts", "Writing", "fingerprint"]
 
@@ -381,7 +381,7 @@ class Writing:
             raise LimitExceeded(f"the manifest takes {len(manifest)} bytes, of {_LONGEST}")
         (self._folder / _MANIFEST).write_bytes(manifest)
         for path in (*self._folder.iterdir(), self._folder):
-            _flush(path)
+            flush(path)
         name = _named(manifest)
         place = self._datasets._place(self._owner, name)
         try:
@@ -390,17 +390,9 @@ class Writing:
             # Where it is already, it is the same one.
             if not (place / _MANIFEST).is_file():
                 raise
-        _flush(place.parent)
+        flush(place.parent)
         self._facts = self._datasets.find(self._owner, name)
         return self._facts
-
-
-def _flush(path: Path) -> None:
-    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
 
 
 # Bytes to rows.

@@ -4,12 +4,12 @@ They are few so that a test can record them and play a crash at every point: wha
 synchronised may be on the disk or not, in part, and in any order.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
 from maas.http import Buffer
+from maas.store.folders import flush
 
 __all__ = ["DISK", "Disk", "replace"]
 
@@ -42,24 +42,16 @@ class _System:
                     rest = rest[file.write(rest) :]
 
     def sync(self, path: Path) -> None:
-        _synchronised(path, os.O_RDONLY)
+        flush(path)
 
     def rename(self, old: Path, new: Path) -> None:
         old.replace(new)
 
     def sync_folder(self, folder: Path) -> None:
-        _synchronised(folder, os.O_RDONLY | os.O_DIRECTORY)
+        flush(folder)
 
     def remove(self, path: Path) -> None:
         path.unlink(missing_ok=True)
-
-
-def _synchronised(path: Path, flags: int) -> None:
-    file = os.open(path, flags | os.O_CLOEXEC)
-    try:
-        os.fsync(file)
-    finally:
-        os.close(file)
 
 
 DISK: Disk = _System()

@@ -22,7 +22,7 @@ import attrs
 from maas.errors import CodecError
 from maas.store.manifest import MAX_BYTES, Manifest
 
-__all__ = ["MANIFEST", "WEIGHTS", "Opened", "building", "opened"]
+__all__ = ["MANIFEST", "WEIGHTS", "Opened", "building", "flush", "opened"]
 
 MANIFEST = "model.json"
 WEIGHTS = "weights.safetensors"
@@ -139,15 +139,16 @@ def building(folder: Path) -> Iterator[Path]:
     try:
         yield new
         for path in (new / WEIGHTS, new / MANIFEST, new):
-            _flush(path)
+            flush(path)
         _put(new, folder)
-        _flush(folder.parent)
+        flush(folder.parent)
     finally:
         # Nothing if it was moved; what was there before if the two were swapped.
         shutil.rmtree(new, ignore_errors=True)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Returns once the file's contents, or the folder's names, are on the disk."""
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(file)

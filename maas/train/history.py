@@ -60,6 +60,11 @@ class Epoch:
         """What is called so: `loss` or a metric."""
         return self.loss if name == "loss" else self.metrics[name]
 
+    def betters(self, other: "Epoch", name: str, *, higher: bool, by: float) -> bool:
+        """Whether what is called so is better than in the other one, by more than `by`."""
+        before, now = other.value(name), self.value(name)
+        return (now - before if higher else before - now) > by
+
     @classmethod
     def ended_by(cls, step: Step) -> "Epoch":
         """The epoch whose last step this was."""

@@ -140,8 +140,8 @@ class Run:
     def _is_best(self, epoch: Epoch) -> bool:
         if self.best is None:
             return True
-        before, now = self.epochs[self.best - 1].value(self._watch), epoch.value(self._watch)
-        return (now - before if self._higher else before - now) > self.recipe.min_delta
+        best, least = self.epochs[self.best - 1], self.recipe.min_delta
+        return epoch.betters(best, self._watch, higher=self._higher, by=least)
 
 
 def _parts(source: Any, recipe: Recipe, validation: Any) -> tuple[Data, Data | None]:

@@ -228,9 +228,8 @@ class Run:
     def _is_best(self, epoch: Epoch) -> bool:
         if self.best is None:
             return True
-        before, now = self.epochs[self.best - 1].value(self._watch), epoch.value(self._watch)
-        gain = now - before if self._higher else before - now
-        return gain > self.recipe.min_delta
+        best, least = self.epochs[self.best - 1], self.recipe.min_delta
+        return epoch.betters(best, self._watch, higher=self._higher, by=least)
 
     @contextmanager
     def _in_force(self) -> Iterator[None]:
