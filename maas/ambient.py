@@ -165,7 +165,7 @@ def take_back(state: bytes | None) -> None:
         set_generator_state(state)
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class Drawn:
     """What a drawing run left behind: the generator's state to send back, where one came."""
 

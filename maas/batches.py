@@ -5,18 +5,17 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
-import attrs
-
 from maas import tensors
 from maas.errors import SignatureError
 from maas.executors.base import Job
+from maas.records import frozen
 
 __all__ = ["Group", "Mapped", "batched", "split"]
 
 S = TypeVar("S")
 
 
-@attrs.frozen(eq=False)
+@frozen
 class Group:
     """One call's argument; `size` arguments made it, None for one that was not put together."""
 

@@ -6,8 +6,8 @@ what CPython really takes for it, containers with the slack they grow by. The
 attacks in tests/attacks hold the figures: no peak above twice what was charged.
 """
 
+from maas.buffers import Buffer
 from maas.errors import CodecError, LimitExceeded
-from maas.http import Buffer
 from maas.limits import Limits
 
 __all__ = ["charge"]

@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Sequence
 
 import attrs
 
+from maas.buffers import Buffer
 from maas.records import frozen
 
-__all__ = ["MSGPACK", "PROBLEM", "Buffer", "Headers", "Request", "Response", "header"]
+__all__ = ["MSGPACK", "PROBLEM", "Headers", "Request", "Response", "header"]
 
-Buffer = bytes | bytearray | memoryview
 Headers = tuple[tuple[str, str], ...]
 
 MSGPACK = "application/vnd.msgpack"

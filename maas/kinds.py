@@ -20,11 +20,10 @@ The rows themselves: `leaves.py` and `values.py`.
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import attrs
-
+from maas.buffers import Buffer
 from maas.errors import CodecError, LimitExceeded
-from maas.http import Buffer
 from maas.limits import Limits
+from maas.records import frozen
 
 __all__ = [
     "Field",
@@ -89,7 +88,7 @@ def brief(value: Any) -> str:
 # The table: a row a type.
 
 
-@attrs.frozen(eq=False)
+@frozen
 class Kind:
     """How one type crosses.
 

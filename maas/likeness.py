@@ -12,7 +12,7 @@ included; whatever is not the same is read as if nothing had come before.
 
 import struct
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -37,9 +37,9 @@ _SCALARS = frozenset({type(None), bool, int, float, str, bytes})
 
 @attrs.frozen
 class _Array:
-    """An argument that is an array, and where its contents lie in the message."""
+    """An argument that is an array, what restores it, and where its contents lie in the message."""
 
-    tag: str
+    restore: Callable[[str, tuple[int, ...], tuple[str, ...], memoryview], Any]
     dtype: str
     shape: tuple[int, ...]
     start: int = 0
@@ -135,7 +135,7 @@ def _framed(likeness: Likeness, data: bytearray) -> bool:
 def _arguments(likeness: Likeness, data: bytearray) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
     view = memoryview(data)
     values = [
-        tensors.restore(each.tag, each.dtype, each.shape, (), view[each.start : each.end])
+        each.restore(each.dtype, each.shape, (), view[each.start : each.end])
         if type(each) is _Array
         else each
         for each in likeness.arguments
@@ -163,8 +163,11 @@ class _Outline(Unpacker):
         if tag not in ("$tensor", "$array") or len(payload) != 3 or payload[1] == "bool":
             raise _Unlike
         index, dtype, shape = payload
+        adapter = tensors.restorer(tag, dtype)
+        if adapter is None:
+            raise _Unlike
         self.take(index)
-        return index, _Array(tag, dtype, tuple(shape))
+        return index, _Array(adapter.restore, dtype, tuple(shape))
 
 
 def _likeness(call: Call, data: bytearray, limits: Limits) -> Likeness | None:

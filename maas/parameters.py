@@ -14,6 +14,7 @@ import attrs
 
 from maas.errors import SignatureError
 from maas.hints import schema_of
+from maas.records import frozen
 from maas.schema import (
     ANY,
     MAX_TEXT,
@@ -68,7 +69,7 @@ Slot = tuple[str, Parameter]
 """The name under which an argument is spoken of, and its parameter."""
 
 
-@attrs.frozen(eq=False)
+@frozen
 class Binder:
     """How arguments meet parameters: worked out once for a signature.
 

@@ -26,6 +26,7 @@ from maas.kinds import (
     render,
 )
 from maas.leaves import fields, plain_keys
+from maas.records import frozen
 
 __all__ = ["Registered", "register", "registered", "registered_name"]
 
@@ -34,7 +35,7 @@ ToFields = Callable[[Any], dict[str, Any]]
 FromFields = Callable[[dict[str, Any]], Any]
 
 
-@attrs.frozen(eq=False)
+@frozen
 class Registered:
     """A class that crosses by name: how to take it apart into fields and to build it again."""
 

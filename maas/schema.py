@@ -34,6 +34,7 @@ import numpy as np
 
 from maas import tensors, values
 from maas.errors import CodecError
+from maas.records import frozen
 
 __all__ = [
     "ANY",
@@ -280,7 +281,7 @@ def plain_text(value: object) -> str:
 # The check.
 
 
-@attrs.frozen(eq=False)
+@frozen
 class Mismatch:
     """Why a value does not fit: where inside it, what was wanted there and what was given.
 

@@ -23,10 +23,10 @@ from typing import Any
 import msgpack
 
 from maas import failures
+from maas.buffers import Buffer
 from maas.calls import Call, Info, Result
 from maas.charging import charge
 from maas.errors import CodecError, LimitExceeded
-from maas.http import Buffer
 from maas.limits import Limits
 from maas.records import frozen
 from maas.surroundings import context_data, info_data, read_context, read_info

@@ -19,7 +19,7 @@ import pytest
 MAAS = Path(__file__).parents[1] / "maas"
 
 STREET = [
-    "errors", "spelling", "limits", "records", "http", "calls",
+    "errors", "spelling", "limits", "records", "buffers", "http", "calls",
     "tensors", "charging", "kinds", "leaves", "dates", "registry", "values",
     "exception_classes", "failures", "surroundings", "wire", "likeness",
     "schema", "hints", "parameters", "signature", "options", "batching", "tracing", "ambient",

@@ -18,6 +18,7 @@ import attrs
 from maas.batching import Batching
 from maas.calls import Call, Context
 from maas.limits import Limits
+from maas.records import frozen
 from maas.signature import Signature
 from maas.values import Path, rebuild
 
@@ -41,7 +42,7 @@ __all__ = [
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class Declared:
     """What an author declared of a method by `@maas.method`."""
 
@@ -99,7 +100,7 @@ def declared(function: Callable[..., Any]) -> Declared:
     return found if isinstance(found, Declared) else Declared()
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True, eq=True)
 class Method:
     """One method of a model, as callers and executors know it.
 

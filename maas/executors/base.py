@@ -26,6 +26,7 @@ import attrs
 from maas.backends.base import Method
 from maas.calls import AMBIENT, CALL, Call, Context, Info, Result
 from maas.errors import Cancelled, CodecError, DeadlineExceeded
+from maas.records import frozen
 from maas.signature import Signature
 from maas.wire import Failure
 
@@ -55,7 +56,7 @@ ADDRESS = re.compile(rf"({NAME.pattern})(?:@({NAME.pattern}))?")
 """Where a model is at a server: `net`, or one version of it, `net@v2`."""
 
 
-@attrs.frozen(kw_only=True)
+@frozen(kw_only=True)
 class ModelInfo:
     """What a model says about itself.
 

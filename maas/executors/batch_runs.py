@@ -18,7 +18,7 @@ from maas.calls import Call, Context, Info, Result
 from maas.executors.base import Job
 from maas.executors.batch_rules import Rule
 from maas.executors.local import LocalExecutor
-from maas.executors.prompt import Prompt
+from maas.executors.prompt import Prompt, posting
 from maas.executors.queue import Waiting
 from maas.executors.rows import Plan, gathered, scattered
 from maas.executors.trials import (
@@ -139,16 +139,17 @@ class Runs:
         answer = self._run_together([entry.work for entry in entries], size)
         if isinstance(answer, Failure):
             return False
-        for entry, value in zip(entries, answer.value, strict=True):
-            asked: Asked = entry.work
-            info = Info(
-                device=answer.info.device,
-                batch_size=len(entries),
-                queue_seconds=started - entry.arrived,
-                compute_seconds=answer.info.compute_seconds,
-            )
-            # A server makes bytes of it at once; anybody else may keep it and write to it.
-            asked.job.settle(Result(value if asked.call.owned else _own(value), info))
+        with posting():
+            for entry, value in zip(entries, answer.value, strict=True):
+                asked: Asked = entry.work
+                info = Info(
+                    device=answer.info.device,
+                    batch_size=len(entries),
+                    queue_seconds=started - entry.arrived,
+                    compute_seconds=answer.info.compute_seconds,
+                )
+                # A server makes bytes of it at once; anybody else may keep it and write to it.
+                asked.job.settle(Result(value if asked.call.owned else _own(value), info))
         return True
 
     def _run_together(self, asked: Sequence[Asked], size: int) -> Result | Failure:

@@ -90,6 +90,7 @@ class BatchingExecutor:
         self.rules = {name: Rule.of(inner.method(name), each) for name, each in rules.items()}
         self._lock = threading.Lock()
         self._arrived = threading.Condition(self._lock)
+        self._holding_back = False
         # One model, one queue: its methods take turns, so the bounds are those of the first.
         self._queue = Queue(next(iter(rules.values())), self.name)
         self.runs = Runs(inner)
@@ -345,7 +346,8 @@ class BatchingExecutor:
     def _wake(self, lane: Lane, loop: Any = None) -> None:
         """Under the lock: sees to it that somebody takes what waits once the model is free."""
         if self._draining is True:
-            self._arrived.notify()
+            if self._holding_back:  # for nobody, a notice takes as long as the rest of this
+                self._arrived.notify()
             return
         if self._draining is not None:
             if not self._draining.is_closed():
@@ -488,7 +490,9 @@ class BatchingExecutor:
                     if pause is None:
                         self._draining = None
                         return None
+                    self._holding_back = True
                     self._arrived.wait(pause)
+                    self._holding_back = False
             for entry in taken.late:
                 entry.work.job.settle(Failure(self._too_late(entry)))
             if taken.batch:

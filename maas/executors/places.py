@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 
 from maas import wire
+from maas.buffers import Buffer
 from maas.calls import CALL
 from maas.errors import (
     CodecError,
@@ -27,7 +28,7 @@ from maas.errors import (
     VersionMismatch,
 )
 from maas.executors.base import ADDRESS, ModelInfo
-from maas.http import Buffer, Response, header
+from maas.http import Response, header
 from maas.limits import Limits
 from maas.signature import Signature
 from maas.wire import Description, Failure

@@ -16,7 +16,7 @@ from typing import Any
 from maas.calls import Result
 from maas.wire import Failure
 
-__all__ = ["Alarm", "Give", "Prompt", "apart", "is_apart"]
+__all__ = ["Alarm", "Give", "Prompt", "apart", "is_apart", "posting"]
 
 Give = Callable[[Result | Failure], object]
 
@@ -63,8 +63,7 @@ class Prompt:
             return
         self.answer = answer
         if threading.get_ident() != self._thread:
-            if not self._loop.is_closed():
-                self._loop.call_soon_threadsafe(give, answer)
+            _post(self._loop, give, answer)
         elif is_apart():
             self.on_loop = True
             _here.settled.append((give, answer))
@@ -77,6 +76,36 @@ class Prompt:
         if waited and self.on_cancel is not None:
             self.on_cancel()
         return waited
+
+
+@contextmanager
+def posting() -> Iterator[None]:
+    """Answers that this thread gives go to their loops together, at the end.
+
+    To wake a loop for each takes longer than the answer.
+    """
+    posted: dict[Any, list[tuple[Give, Result | Failure]]] = {}
+    _here.posted = posted
+    try:
+        yield
+    finally:
+        _here.posted = None
+        for loop, answers in posted.items():
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(_give_all, answers)
+
+
+def _post(loop: Any, give: Give, answer: Result | Failure) -> None:
+    posted = getattr(_here, "posted", None)
+    if posted is not None:
+        posted.setdefault(loop, []).append((give, answer))
+    elif not loop.is_closed():
+        loop.call_soon_threadsafe(give, answer)
+
+
+def _give_all(answers: list[tuple[Give, Result | Failure]]) -> None:
+    for give, answer in answers:
+        give(answer)
 
 
 class Alarm:
@@ -122,8 +151,7 @@ def apart() -> Iterator[None]:
     finally:
         _here.settled = None
         asyncio._set_running_loop(loop)
-        for give, answer in settled:
-            give(answer)
+        _give_all(settled)
 
 
 def is_apart() -> bool:

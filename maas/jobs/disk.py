@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from maas.http import Buffer
+from maas.buffers import Buffer
 from maas.store.folders import flush
 
 __all__ = ["DISK", "Disk", "replace"]

@@ -26,9 +26,9 @@ from pathlib import Path
 
 import attrs
 
+from maas.buffers import Buffer
 from maas.errors import Conflict, LimitExceeded, NotFound
 from maas.executors.base import NAME
-from maas.http import Buffer
 from maas.jobs.disk import DISK, replace
 from maas.jobs.folders import JobFolder, Outcome, Record
 from maas.jobs.process import NO_SPACE

@@ -18,9 +18,9 @@ import torch
 from safetensors import SafetensorError
 
 from maas import wire
+from maas.buffers import Buffer
 from maas.calls import Result
 from maas.errors import CodecError
-from maas.http import Buffer
 from maas.limits import Limits
 from maas.tensors import CHANNELS_LAST, torch_tensors
 

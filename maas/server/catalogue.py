@@ -14,9 +14,10 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
+from maas.buffers import Buffer
 from maas.errors import NotFound, NotReady
 from maas.executors.base import ADDRESS, NAME, ModelInfo
-from maas.http import MSGPACK, Buffer, Headers
+from maas.http import MSGPACK, Headers
 from maas.model import Model
 from maas.server.guard import Caller
 
@@ -132,6 +133,8 @@ class Catalogue:
         self._lock = threading.Lock()
         self._versions: dict[str, Version] = {}
         self._aliases: dict[str, Version] = {}
+        self.changes = 0
+        """How often an address came to mean something else; counted once it does."""
 
     # Asking.
 
@@ -233,6 +236,7 @@ class Catalogue:
             added = Version(address, model, owned=owned, ready=ready)
             self._versions[address] = added
             self._aliases.setdefault(name, added)
+            self.changes += 1
         return added
 
     def _next(self, name: str) -> str:
@@ -263,6 +267,7 @@ class Catalogue:
             if name != version.name and any(one.name == name for one in self._versions.values()):
                 raise ValueError(f"{name!r} is a model, and means none of {version.name!r}")
             self._aliases[name] = version
+            self.changes += 1
 
     def replace(self, new: Version) -> None:
         """The model's name, and what else meant the same version, means `new`; that is removed."""
@@ -271,6 +276,7 @@ class Catalogue:
             for name, version in self._aliases.items():
                 if version is old:
                     self._aliases[name] = new
+            self.changes += 1
             if old is not new:
                 self._remove([old])
 
@@ -318,6 +324,7 @@ class Catalogue:
             version.removed = True
             if not version.calls:
                 version.close()
+        self.changes += 1
 
     def _known(self, address: str) -> Version:
         found = self.find(address)

@@ -25,8 +25,9 @@ from typing import Any, cast
 
 import attrs
 
+from maas.buffers import Buffer
 from maas.errors import Overloaded
-from maas.http import Buffer, Response
+from maas.http import Response
 from maas.server.framing import Chunked, HeadReader, Opening, Refusal, Sized
 from maas.server.front import Admission, Front, Pending
 from maas.server.outlet import JOINED, Outlet

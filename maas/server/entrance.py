@@ -18,7 +18,7 @@ from maas.server.admission import Quotas, Slots
 from maas.server.catalogue import Catalogue, Version
 from maas.server.forms import JSON, Route
 from maas.server.front import Head
-from maas.server.guard import Caller, Guard
+from maas.server.guard import Caller, Guard, Key
 
 __all__ = ["Entrance", "granted", "is_reserved"]
 
@@ -32,6 +32,16 @@ class _House(Protocol):
     catalogue: Catalogue
     guard: Guard
     hosts: frozenset[str] | None
+
+
+@frozen
+class _Cleared:
+    """Who asked by this head, and for what; true while these keys hold and no address changes."""
+
+    caller: Caller
+    version: Version
+    keys: tuple[Key, ...] | None
+    changes: int
 
 
 @frozen
@@ -107,21 +117,33 @@ class Entrance:
         )
 
     def _call_route(self, head: Head, authorization: str | None, model: str, method: str) -> Route:
-        caller = self._house.guard.admit(authorization)
-        version = self.check_callable(caller, model, method)
+        cleared = self._cleared(head, authorization, model, method)
         asked = head.memory.get("asked")
         if asked is None:
             asked = head.memory["asked"] = _asked(head, authorization, model, method)
-        self.check_room(caller, version)
+        self.check_room(cleared.caller, cleared.version)
         return Route(
-            caller,
+            cleared.caller,
             model,
             method,
             packed=asked.packed,
             deadline=head_fields.deadline(asked.timeout),
             key=asked.key,
             trace=asked.trace,
+            version=cleared.version,
         )
+
+    def _cleared(self, head: Head, authorization: str | None, model: str, method: str) -> _Cleared:
+        """Who asks and for what, if he may; found out again only once it may have changed."""
+        guard = self._house.guard
+        keys, changes = guard.keys, self._catalogue.changes
+        known: _Cleared | None = head.memory.get("cleared")
+        if known is not None and known.keys is keys and known.changes == changes:
+            return known
+        caller = guard.admit(authorization)
+        version = self.check_callable(caller, model, method)
+        found = head.memory["cleared"] = _Cleared(caller, version, keys, changes)
+        return found
 
     def check_host(self, head: Head) -> None:
         """Refuses a host that is not this server's."""
@@ -159,6 +181,8 @@ class Entrance:
         found = self._catalogue.enter(route.model)
         if found is None:
             raise self._unseen(route.caller, route.model)
+        if found is route.version:
+            return found
         try:
             route.caller.check("call", route.model, granted(route.method), known_as=found.names)
             found.check_ready()

@@ -10,11 +10,12 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
 from maas import wire
+from maas.buffers import Buffer
 from maas.calls import Call, Context, Info
 from maas.errors import CodecError, Error, InternalError, NotFound, NotReady, Overloaded
 from maas.executors.base import ModelInfo, Stream, no_method
 from maas.failures import REMOTE_TRACEBACK
-from maas.http import MSGPACK, PROBLEM, Buffer, Headers, Response
+from maas.http import MSGPACK, PROBLEM, Headers, Response
 from maas.likeness import Reader
 from maas.limits import Limits
 from maas.records import frozen
@@ -42,7 +43,10 @@ LINES = "application/x-ndjson"
 
 @frozen
 class Route:
-    """What a request's head decided: who asks what of which model, and in which form."""
+    """What a request's head decided: who asks what of which model, and in which form.
+
+    `version` is what the model's address meant when it was decided that the caller may ask it.
+    """
 
     caller: Caller
     model: str = ""
@@ -55,6 +59,7 @@ class Route:
     deadline: float | None = None
     key: str | None = None
     trace: str | None = None
+    version: object = None
 
 
 class Serving(Protocol):

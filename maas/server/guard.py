@@ -126,6 +126,17 @@ class Guard:
         """Whether a key is needed."""
         return self._keys is not None
 
+    @property
+    def keys(self) -> tuple[Key, ...] | None:
+        """The keys that let callers in now; whoever came in by others must be admitted anew.
+
+        Raises
+        ------
+        NotReady
+            The key file cannot be read.
+        """
+        return None if self._keys is None else self._keys()
+
     def admit(self, authorization: str | None) -> Caller:
         """The caller that the `Authorization` header proves.
 

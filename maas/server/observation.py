@@ -10,10 +10,11 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, TypeVar
 
 from maas import tracing
+from maas.buffers import Buffer
 from maas.calls import CALL, Call, Info, Result
 from maas.errors import Error, NotReady, Overloaded
 from maas.executors.base import Stream
-from maas.http import Buffer, Response
+from maas.http import Response
 from maas.server import access
 from maas.server.forms import Route
 from maas.server.front import Head

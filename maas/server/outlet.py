@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
-from maas.http import Buffer
+from maas.buffers import Buffer
 from maas.server.replies import octets, size
 
 __all__ = ["JOINED", "Outlet"]

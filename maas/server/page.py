@@ -79,6 +79,7 @@ footer p { margin: 0; }
 
 _SCRIPT = """
 const say = document.getElementById('said');
+let timer;
 const copy = async (text, node) => {
   if (navigator.clipboard) return navigator.clipboard.writeText(text);
   const range = document.createRange();  // over plain http the clipboard is reached by selecting
@@ -93,13 +94,13 @@ for (const pre of document.querySelectorAll('figure > pre')) {
   button.type = 'button';
   button.textContent = 'Copy';
   button.setAttribute('aria-label', name);
-  let timer;
   button.addEventListener('click', async () => {
     let word = 'Copied';
     try { await copy(pre.textContent, pre); } catch { word = 'Press Ctrl+C'; }
     button.textContent = say.textContent = word;
+    setTimeout(() => { button.textContent = 'Copy'; }, 1600);
     clearTimeout(timer);
-    timer = setTimeout(() => { button.textContent = 'Copy'; say.textContent = ''; }, 1600);
+    timer = setTimeout(() => { say.textContent = ''; }, 1600);
   });
   pre.after(button);
 }

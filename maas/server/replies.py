@@ -10,7 +10,8 @@ from functools import lru_cache
 from http import HTTPStatus
 from typing import cast
 
-from maas.http import PROBLEM, Buffer, Headers, Response
+from maas.buffers import Buffer
+from maas.http import PROBLEM, Headers, Response
 
 __all__ = ["CONTINUE", "LAST_CHUNK", "chunk", "head", "octets", "problem", "size", "whole"]
 

@@ -26,6 +26,7 @@ import attrs
 import numpy as np
 
 from maas.errors import CodecError
+from maas.records import frozen
 
 __all__ = [
     "CHANNELS_LAST",
@@ -62,7 +63,7 @@ MAX_RANK = 64
 """NumPy's own maximum since 2.0; torch allows 64 in its printing and most kernels too."""
 
 
-@attrs.frozen
+@frozen
 class Described:
     """What is said about an array before its bytes: enough to charge and to rebuild it."""
 
@@ -170,16 +171,24 @@ def restore(
     """
     if dtype == "bool":
         _check_booleans(data)
-    for framework in _frameworks(tag):
-        found = adapter(framework)
-        if found is not None and found.knows(dtype):
-            restored = found.restore(dtype, shape, flags, data)
-            stands_in = tag == "$tf" and framework == "numpy"
-            return restored.view(TensorFlowArray) if stands_in else restored
+    found = restorer(tag, dtype)
+    if found is not None:
+        restored = found.restore(dtype, shape, flags, data)
+        stands_in = tag == "$tf" and type(restored) is np.ndarray
+        return restored.view(TensorFlowArray) if stands_in else restored
     if CHANNELS_LAST in flags:
         stored = np.frombuffer(data, f"V{DTYPES[dtype]}").reshape(shape[0], *shape[2:], shape[1])
         return RawTensor(dtype, tuple(shape), np.moveaxis(stored, -1, 1).tobytes())
     return RawTensor(dtype, tuple(shape), bytes(data))
+
+
+def restorer(tag: str, dtype: str) -> ModuleType | None:
+    """The adapter that restores such arrays; None where they are kept raw."""
+    for framework in _frameworks(tag):
+        found = adapter(framework)
+        if found is not None and found.knows(dtype):
+            return found
+    return None
 
 
 def _frameworks(tag: str) -> tuple[str, ...]:

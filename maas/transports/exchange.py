@@ -24,8 +24,9 @@ from typing import Never
 
 import httptools
 
+from maas.buffers import Buffer
 from maas.errors import LimitExceeded, ProtocolError, TransportError
-from maas.http import Buffer, Headers, Request
+from maas.http import Headers, Request
 from maas.versions import maas_version
 
 __all__ = ["Exchange", "check_encoding", "written_headers"]

@@ -23,7 +23,8 @@ import httpx
 import pytest
 import trustme
 
-from maas.http import Buffer, Response
+from maas.buffers import Buffer
+from maas.http import Response
 from maas.server.front import Admission, Head
 from maas.server.runner import Background, Patience, Runner, fastest_loop
 

@@ -13,8 +13,8 @@ import attrs
 import numpy as np
 
 from maas import tensors
+from maas.buffers import Buffer
 from maas.errors import CodecError, LimitExceeded
-from maas.http import Buffer
 from maas.limits import Limits
 from maas.schema import Schema
 from maas.server.inference_protocol.datatypes import (
