@@ -1,10 +1,11 @@
-"""Calls that repeat an earlier one but for what is in their arrays: read once, then recognised.
+"""Messages that repeat an earlier one but for what is in their arrays: read once, then recognised.
 
 Who asks a model again and again sends the same header each time: as many arrays of the same dtypes
 and shapes, the same other arguments, the same context. Only the contents differ, and the seconds
 that are left, which stand at the header's end. A header that was read, charged and checked once
 need not be read again; its `Likeness` tells where the arrays lie in the message. Whoever handles
-such calls may remember what was found out about one of them, for it holds for all.
+such calls may remember what was found out about one of them, for it holds for all. So it is with
+the answers that come back, of which nearly all are one array; they end in the seconds it took.
 
 A header is recognised by all of its bytes, the prefix before it and the frames between the arrays
 included; whatever is not the same is read as if nothing had come before.
@@ -12,18 +13,19 @@ included; whatever is not the same is read as if nothing had come before.
 
 import struct
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
 
 from maas import tensors
-from maas.calls import Call, Context
+from maas.buffers import Buffer
+from maas.calls import Call, Context, Info, Result
 from maas.limits import Limits
 from maas.values import Unpacker
 from maas.wire import ALIGNMENT, BIN_MAX, PREFIX, Message, decode, read_prefix, unpack_header
 
-__all__ = ["Likeness", "Reader"]
+__all__ = ["AnswerReader", "Likeness", "Reader"]
 
 _MOST = 256
 """Headers that are known at a time; beyond, all are forgotten, which costs no more than reading."""
@@ -32,6 +34,9 @@ _LONGEST = 1_024
 _SECONDS = struct.Struct(">d")
 _DEADLINE = b"\xa8deadline\xcb"
 _LATEST = 1e9  # seconds, as `surroundings.py` has it
+_FACTS = struct.Struct(">BdBdB")
+"""An answer's last bytes: seconds in the queue, seconds computed, and no generator's state."""
+_FLOAT, _NIL = 0xCB, 0xC0
 _SCALARS = frozenset({type(None), bool, int, float, str, bytes})
 
 
@@ -124,11 +129,11 @@ def _header(data: bytearray, end: int) -> tuple[bytes, float | None]:
     return bytes(data[:end]), None
 
 
-def _framed(likeness: Likeness, data: bytearray) -> bool:
+def _framed(known: "Likeness | _Answer", data: bytearray) -> bool:
     # The prefix tells the length of the whole, and is part of the key: it only has to be true.
     total = int.from_bytes(data[13:21], "big")
     return total == len(data) and all(
-        data[start:stop] == frame for start, stop, frame in likeness.frames
+        data[start:stop] == frame for start, stop, frame in known.frames
     )
 
 
@@ -144,6 +149,60 @@ def _arguments(likeness: Likeness, data: bytearray) -> tuple[tuple[Any, ...], Ma
         return tuple(values), {}
     placed = len(values) - len(likeness.names)
     return tuple(values[:placed]), dict(zip(likeness.names, values[placed:], strict=True))
+
+
+@attrs.frozen(eq=False)
+class _Answer:
+    """What answers that are one array have in common."""
+
+    array: _Array
+    info: Info
+    frames: tuple[tuple[int, int, bytes], ...]
+
+
+class AnswerReader:
+    """Reads answers under some limits, and remembers the headers of those that may come again."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._known: dict[bytes, _Answer] = {}
+
+    def read(self, data: Buffer) -> Call | Message:
+        """As `wire.decode`."""
+        if type(data) is not bytearray:
+            return decode(data, self._limits)
+        size = int.from_bytes(data[8:12], "big")
+        end = PREFIX + size
+        if not _FACTS.size < size <= _LONGEST or len(data) < end:
+            return decode(data, self._limits)
+        mark, queued, second_mark, computed, last = _FACTS.unpack_from(data, end - _FACTS.size)
+        if (mark, second_mark, last) != (_FLOAT, _FLOAT, _NIL):
+            return decode(data, self._limits)
+        header = bytes(data[: end - _FACTS.size])
+        known = self._known.get(header)
+        if known is None or not _framed(known, data):
+            message = decode(data, self._limits)
+            if type(message) is Result and not message.leaves:
+                self._remember(message, data, header)
+            return message
+        array, info = known.array, known.info
+        contents = memoryview(data)[array.start : array.end]
+        return Result(
+            array.restore(array.dtype, array.shape, (), contents),
+            Info(info.where, info.device, info.batch_size, queued, computed),
+        )
+
+    def _remember(self, answer: Result, data: bytearray, header: bytes) -> None:
+        # Of all results, only what has no note, no generator and no graph ends in these bytes.
+        if tensors.facts(answer.value) is None:
+            return
+        outline = None if len(data) >= BIN_MAX else _outline(data, self._limits)
+        if outline is None:
+            return
+        (value, *_), frames, spans = outline
+        if len(self._known) >= _MOST:
+            self._known.clear()
+        self._known[header] = _Answer(_placed(value, spans), answer.info, frames)
 
 
 # What a header that was read tells of its like.
@@ -180,28 +239,47 @@ def _likeness(call: Call, data: bytearray, limits: Limits) -> Likeness | None:
     )
     if context != plain or len(data) >= BIN_MAX:
         return None  # a key or a trace is another one each time, and so is what was drawn
-    size = read_prefix(data, limits).header
-    frames, spans = _frames(data, PREFIX + size)
-    outline = _Outline([memoryview(b"")] * len(frames), limits)
-    try:
-        args, kwargs, _ = unpack_header(memoryview(data)[PREFIX : PREFIX + size], outline)
-    except _Unlike:
+    outline = _outline(data, limits)
+    if outline is None:
         return None
+    (args, kwargs, _), frames, spans = outline
     arguments = []
     for value in (*args, *kwargs.values()):
         if type(value) is tuple:
-            index, array = value
-            arguments.append(attrs.evolve(array, start=spans[index][0], end=spans[index][1]))
+            arguments.append(_placed(value, spans))
         elif type(value) in _SCALARS:
             arguments.append(value)
         else:
             return None  # a container belongs to one call alone
-    return Likeness(
-        tuple(arguments), tuple(kwargs), attrs.evolve(context, deadline=None), tuple(frames)
-    )
+    return Likeness(tuple(arguments), tuple(kwargs), attrs.evolve(context, deadline=None), frames)
 
 
-def _frames(data: bytearray, position: int) -> tuple[list[Any], list[tuple[int, int]]]:
+_Span = tuple[int, int]
+
+
+def _outline(
+    data: bytearray, limits: Limits
+) -> tuple[Any, tuple[tuple[int, int, bytes], ...], list[_Span]] | None:
+    """A header's fields, an array by its index and its kind; the frames, and where arrays lie."""
+    size = read_prefix(data, limits).header
+    frames, spans = _frames(data, PREFIX + size)
+    outline = _Outline([memoryview(b"")] * len(frames), limits)
+    try:
+        fields = unpack_header(memoryview(data)[PREFIX : PREFIX + size], outline)
+    except _Unlike:
+        return None
+    return fields, frames, spans
+
+
+def _placed(value: tuple[int, _Array], spans: Sequence[_Span]) -> _Array:
+    index, array = value
+    start, end = spans[index]
+    return attrs.evolve(array, start=start, end=end)
+
+
+def _frames(
+    data: bytearray, position: int
+) -> tuple[tuple[tuple[int, int, bytes], ...], list[_Span]]:
     """What stands before each buffer, and where the buffers lie, of a message that is whole."""
     frames, spans = [], []
     while position < len(data):
@@ -210,4 +288,4 @@ def _frames(data: bytearray, position: int) -> tuple[list[Any], list[tuple[int, 
         frames.append((position, start, bytes(data[position:start])))
         position = start + length
         spans.append((start, position))
-    return frames, spans
+    return tuple(frames), spans

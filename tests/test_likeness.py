@@ -1,4 +1,4 @@
-"""Calls that are recognised: read as if they were read, and never taken for another."""
+"""Messages that are recognised: as if they were read, and never taken for another."""
 
 import time
 
@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 import maas
 from maas import wire
-from maas.calls import AMBIENT, NO_GRAD, Call, Context
-from maas.likeness import Reader
+from maas.calls import AMBIENT, NO_GRAD, Call, Context, Info, Result
+from maas.likeness import AnswerReader, Reader
 from maas.limits import Limits
+from maas.testing import tensors, values
 from maas.testing.equality import difference
 
 LIMITS = Limits()
@@ -145,3 +146,67 @@ def test_a_message_with_another_byte_is_read_as_ever(data):
     assert outcome(lambda: read(reader, one)) == outcome(
         lambda: wire.decode(other, LIMITS, model="net", method="__call__")
     )
+
+
+FACTS = Info(queue_seconds=0.5, compute_seconds=0.25)
+
+
+def answer(value, info=FACTS, rng=None) -> bytearray:
+    return bytearray(b"".join(wire.encode(Result(value, info, rng), LIMITS)))
+
+
+@given(
+    st.one_of(tensors(), values()),
+    st.builds(
+        Info,
+        device=st.sampled_from([None, "cpu"]),
+        batch_size=st.integers(1, 200),
+        queue_seconds=st.floats(0, 9),
+        compute_seconds=st.floats(0, 9),
+        note=st.sampled_from(["", "alone"]),
+    ),
+    st.sampled_from([None, bytes(19)]),
+)
+def test_an_answer_that_comes_again_is_what_came(value, info, rng):
+    """Read once, then recognised or read anew: the value, its facts and its state are the same."""
+    reader = AnswerReader(LIMITS)
+    data = answer(value, info, rng)
+    wanted = wire.decode(bytearray(data), LIMITS)
+    for _ in range(2):
+        found = reader.read(bytearray(data))
+        assert type(found) is Result
+        assert not difference(found.value, wanted.value)
+        assert (found.info, found.rng) == (wanted.info, wanted.rng)
+
+
+def test_only_the_contents_of_an_answer_and_its_seconds_may_differ():
+    """Of an answer that is recognised, the array and both times are those that came with it."""
+    reader = AnswerReader(LIMITS)
+    reader.read(answer(ROW))
+    assert len(reader._known) == 1
+    found = reader.read(answer(ROW * 2, Info(queue_seconds=1.5, compute_seconds=3.0)))
+    assert len(reader._known) == 1
+    assert torch.equal(found.value, ROW * 2)
+    assert (found.info.queue_seconds, found.info.compute_seconds) == (1.5, 3.0)
+
+
+@given(st.data())
+def test_an_answer_with_another_byte_is_read_as_ever(data):
+    """Whatever byte of a known answer is another, the result or the error is that of `decode`."""
+    known = answer(ROW)
+    reader = AnswerReader(LIMITS)
+    reader.read(bytearray(known))
+    broken = bytearray(known)
+    for _ in range(data.draw(st.integers(1, 3))):
+        broken[data.draw(st.integers(0, len(known) - 1))] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.sampled_from([len(broken), len(broken) - 1]))
+
+    def outcome(decoded):
+        try:
+            found = decoded()
+        except maas.Error as error:
+            return type(error)
+        return repr(found)
+
+    one, other = bytearray(broken[:cut]), bytearray(broken[:cut])
+    assert outcome(lambda: reader.read(one)) == outcome(lambda: wire.decode(other, LIMITS))

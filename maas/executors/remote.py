@@ -36,6 +36,7 @@ from maas.executors.places import Place, body_of, check_expected, learned, probl
 from maas.executors.remote_streams import RemoteStream
 from maas.executors.retries import Attempts, Budget
 from maas.http import MSGPACK, Headers, Request, Response, header
+from maas.likeness import AnswerReader
 from maas.limits import Limits
 from maas.loops import Home, run
 from maas.signature import Signature
@@ -81,6 +82,7 @@ class RemoteExecutor:
         self._transport = transport
         self._path = path.rstrip("/")
         self._limits = limits or Limits()
+        self._reader = AnswerReader(self._limits)
         key: Headers = () if auth is None else (("authorization", f"Bearer {auth}"),)
         self._ask_headers: Headers = (("accept", MSGPACK), *key)
         self._call_headers: Headers = (*self._ask_headers, ("content-type", MSGPACK))
@@ -224,7 +226,7 @@ class RemoteExecutor:
         self._notice(header(reply.headers, "maas-digest"))
         content = (header(reply.headers, "content-type") or "").partition(";")[0]
         if content == MSGPACK:
-            return wire.decode(body_of(reply), self._limits)
+            return self._reader.read(body_of(reply))
         return Failure(problem(reply, self.where))
 
     def _notice(self, digest: str | None) -> None:

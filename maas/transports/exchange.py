@@ -22,6 +22,7 @@ import re
 from collections.abc import Sequence
 from typing import Never
 
+import attrs
 import httptools
 
 from maas.buffers import Buffer
@@ -34,6 +35,9 @@ __all__ = ["Exchange", "check_encoding", "written_headers"]
 # Most heads fit; a larger one makes it grow up to `head_cap`. Clearing 16 KiB takes 0.2 us.
 _HEAD_SCRATCH = 16_384
 _BODY_SCRATCH = 65_536
+
+# Heads up to this size may be remembered: those of answers to calls take 200 bytes.
+_COMMON_HEAD = 1_024
 
 # Nginx, Apache and llhttp-based servers stop at about 100 headers.
 _MOST_HEADERS = 128
@@ -200,13 +204,12 @@ class Exchange:
         self._filled += n
         while (end := self._scratch.find(b"\r\n\r\n", searched, self._filled)) >= 0:
             end += 4
-            parser = self._parse_head(end)
+            head = self._read_head(bytes(self._view[self._start : end]))
             self._start = searched = end
             # 1xx replies announce the real one; together they may take `head_cap`.
-            if parser.get_status_code() >= 200:
-                self._begin_body(parser, self._view[end : self._filled])
+            if head.status >= 200:
+                self._begin_body(head, self._view[end : self._filled])
                 return
-            self._reply = _Reply()
         if self._filled == len(self._scratch):
             self._grow()
 
@@ -220,69 +223,36 @@ class Exchange:
         grown[: self._filled] = self._scratch
         self._scratch, self._view = grown, memoryview(grown)
 
-    def _parse_head(self, end: int) -> httptools.HttpResponseParser:
-        parser = httptools.HttpResponseParser(self._reply)
-        self._feed(parser, self._view[self._start : end])
-        reply, status = self._reply, parser.get_status_code()
-        if parser.get_http_version() not in ("1.0", "1.1"):
-            self._refuse(f"the reply is HTTP/{parser.get_http_version()}, not HTTP/1.1")
-        if not 100 <= status <= 599:
-            self._refuse(f"the reply has the status {status}")
-        if len(reply.pairs) > _MOST_HEADERS:
-            raise LimitExceeded(
-                f"the reply has {len(reply.pairs)} headers; it may have {_MOST_HEADERS}"
-            )
-        return parser
-
-    def _feed(self, parser: httptools.HttpResponseParser, data: memoryview) -> None:
+    def _read_head(self, raw: bytes) -> "_ReplyHead":
         try:
-            parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._refuse("the server changes to a protocol nobody asked for")
-        except httptools.HttpParserError as error:
-            self._refuse(f"the reply is not HTTP: {error}")
-        if self._reply.messages > 1:
-            self._refuse("there are bytes beyond the end of the reply")
+            return _reply_head(raw) if len(raw) <= _COMMON_HEAD else _reply_head.__wrapped__(raw)
+        except _Unfit as unfit:
+            self._refuse(unfit.args[0])
 
-    def _begin_body(self, parser: httptools.HttpResponseParser, rest: memoryview) -> None:
-        self.status = parser.get_status_code()
-        self.headers = tuple(self._reply.pairs)
+    def _feed(self, parser: httptools.HttpResponseParser, data: Buffer) -> None:
+        try:
+            _feed(parser, data, self._reply)
+        except _Unfit as unfit:
+            self._refuse(unfit.args[0])
+
+    def _begin_body(self, head: "_ReplyHead", rest: memoryview) -> None:
+        self.status = head.status
+        self.headers = head.headers
         self.head_done = True
         check_encoding(self.headers)
-        told: dict[str, list[str]] = {
-            "connection": [],
-            "content-length": [],
-            "transfer-encoding": [],
-        }
-        for name, value in self.headers:
-            if name in told:
-                told[name].append(value)
-        chunked, length = self._framing(told["content-length"], told["transfer-encoding"])
-        self.reusable = _keeps_alive(told["connection"], parser.get_http_version())
+        self.reusable = head.keeps_alive
         if self._method == "HEAD" or self.status in _BODILESS:
             self._begin_sized(0, rest)
-        elif length is not None:
-            self._begin_sized(length, rest)
-        elif chunked:
-            self._parser = parser
+        elif head.length is not None:
+            self._begin_sized(head.length, rest)
+        elif head.chunked:
+            # It has read the head once more, and so knows what follows.
+            self._parser = httptools.HttpResponseParser(self._reply)
+            self._feed(self._parser, head.raw)
             self._begin_collected(rest)
         else:
             self.reusable = False
             self._begin_collected(rest)
-
-    def _framing(self, lengths: list[str], codings: list[str]) -> tuple[bool, int | None]:
-        if not lengths and not codings:
-            return False, None
-        if len(lengths) + len(codings) > 1:
-            self._refuse(f"the reply frames its body more than once: {lengths + codings!r:.80}")
-        if codings:
-            if codings[0].lower() != "chunked":
-                self._refuse(f"the reply has the transfer-encoding {codings[0]!r:.40}")
-            return True, None
-        # 18 digits: more than any memory, and no long conversion.
-        if not re.fullmatch("[0-9]{1,18}", lengths[0]):
-            self._refuse(f"the reply has the content-length {lengths[0]!r:.40}")
-        return False, int(lengths[0])
 
     def _begin_sized(self, length: int, rest: memoryview) -> None:
         if len(rest) > length:
@@ -356,6 +326,77 @@ class Exchange:
 
     def _refuse(self, why: str) -> Never:
         raise ProtocolError(why, sent=self.sent, answered=True)
+
+
+# The head of a reply.
+
+
+class _Unfit(Exception):
+    """What came breaks the rules; an exchange says how far it was."""
+
+
+@attrs.frozen
+class _ReplyHead:
+    """A reply's head, and what it says about its body: its length, chunks, or neither."""
+
+    raw: bytes
+    status: int
+    headers: Headers
+    keeps_alive: bool
+    chunked: bool
+    length: int | None
+
+
+@functools.lru_cache(256)  # most replies repeat the head of another, byte for byte
+def _reply_head(raw: bytes) -> _ReplyHead:
+    reply = _Reply()
+    parser = httptools.HttpResponseParser(reply)
+    _feed(parser, raw, reply)
+    status, version = parser.get_status_code(), parser.get_http_version()
+    if version not in ("1.0", "1.1"):
+        raise _Unfit(f"the reply is HTTP/{version}, not HTTP/1.1")
+    if not 100 <= status <= 599:
+        raise _Unfit(f"the reply has the status {status}")
+    if len(reply.pairs) > _MOST_HEADERS:
+        raise LimitExceeded(
+            f"the reply has {len(reply.pairs)} headers; it may have {_MOST_HEADERS}"
+        )
+    told: dict[str, list[str]] = {"connection": [], "content-length": [], "transfer-encoding": []}
+    for name, value in reply.pairs:
+        if name in told:
+            told[name].append(value)
+    bodiless = status < 200
+    chunked, length = (
+        (False, None) if bodiless else _framing(told["content-length"], told["transfer-encoding"])
+    )
+    alive = _keeps_alive(told["connection"], version)
+    return _ReplyHead(raw, status, tuple(reply.pairs), alive, chunked, length)
+
+
+def _feed(parser: httptools.HttpResponseParser, data: Buffer, reply: "_Reply") -> None:
+    try:
+        parser.feed_data(data)
+    except httptools.HttpParserUpgrade:
+        raise _Unfit("the server changes to a protocol nobody asked for") from None
+    except httptools.HttpParserError as error:
+        raise _Unfit(f"the reply is not HTTP: {error}") from None
+    if reply.messages > 1:
+        raise _Unfit("there are bytes beyond the end of the reply")
+
+
+def _framing(lengths: list[str], codings: list[str]) -> tuple[bool, int | None]:
+    if not lengths and not codings:
+        return False, None
+    if len(lengths) + len(codings) > 1:
+        raise _Unfit(f"the reply frames its body more than once: {lengths + codings!r:.80}")
+    if codings:
+        if codings[0].lower() != "chunked":
+            raise _Unfit(f"the reply has the transfer-encoding {codings[0]!r:.40}")
+        return True, None
+    # 18 digits: more than any memory, and no long conversion.
+    if not re.fullmatch("[0-9]{1,18}", lengths[0]):
+        raise _Unfit(f"the reply has the content-length {lengths[0]!r:.40}")
+    return False, int(lengths[0])
 
 
 def _keeps_alive(connection: list[str], version: str) -> bool:
