@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from maas.errors import ForkError
 
-__all__ = ["Home", "LoopThread", "call_at", "io_loop", "run"]
+__all__ = ["Home", "LoopThread", "begin", "call_at", "io_loop", "run"]
 
 T = TypeVar("T")
 
@@ -101,6 +101,24 @@ class LoopThread:
         """Runs a coroutine on the loop; cancelling the future cancels the coroutine."""
         return asyncio.run_coroutine_threadsafe(coroutine, self.loop())
 
+    def begin(self, coroutine: Coroutine[Any, Any, None]) -> Callable[[], object]:
+        """Begins a coroutine on the loop; what is given cancels it, from any thread.
+
+        Whoever needs to know of its end has it tell: a future for that takes as long as a call.
+        """
+        loop = self.loop()
+        task: asyncio.Task[None]
+
+        def begun() -> None:
+            nonlocal task
+            task = loop.create_task(coroutine)
+
+        def end() -> None:
+            task.cancel()
+
+        loop.call_soon_threadsafe(begun)
+        return lambda: loop.call_soon_threadsafe(end)
+
     def call_at(self, deadline: float, function: Callable[[], object]) -> None:
         """Calls the function on the loop once `time.monotonic()` has reached the deadline."""
         loop = self.loop()
@@ -118,6 +136,11 @@ def io_loop() -> asyncio.AbstractEventLoop:
 def run(coroutine: Coroutine[Any, Any, T]) -> concurrent.futures.Future[T]:
     """Runs a coroutine on the loop of all traffic."""
     return _traffic.run(coroutine)
+
+
+def begin(coroutine: Coroutine[Any, Any, None]) -> Callable[[], object]:
+    """Begins a coroutine on the loop of all traffic; what is given cancels it."""
+    return _traffic.begin(coroutine)
 
 
 def call_at(deadline: float, function: Callable[[], object]) -> None:

@@ -8,7 +8,6 @@ front of any of them, and a test executor is twenty lines. What users hold on to
 import concurrent.futures
 import importlib
 import re
-import sys
 import threading
 from collections.abc import (
     AsyncIterator,
@@ -26,6 +25,7 @@ import attrs
 from maas.backends.base import Method
 from maas.calls import AMBIENT, CALL, Call, Context, Info, Result
 from maas.errors import Cancelled, CodecError, DeadlineExceeded
+from maas.executors.awaiting import in_loop
 from maas.records import frozen
 from maas.signature import Signature
 from maas.wire import Failure
@@ -41,7 +41,6 @@ __all__ = [
     "begun",
     "executor_for",
     "finish",
-    "in_loop",
     "late",
     "no_method",
     "waited_for",
@@ -152,14 +151,6 @@ def _check_fields(what: str, data: Any, wanted: Mapping[str, Any]) -> None:
             raise CodecError(f"{what}'s {name} is {data[name]!r:.60}")
 
 
-def in_loop(future: concurrent.futures.Future[T]) -> Awaitable[T]:
-    """The future, for the event loop that runs now.
-
-    Whoever awaits has loaded asyncio; whoever does not is spared its 40 ms.
-    """
-    return sys.modules["asyncio"].wrap_future(future)  # type: ignore[no-any-return]
-
-
 _SETTLES, _WAITS, _RUNS, _ENDED = range(4)
 """Where a job's work is; of most, all that is known is that it settles."""
 
@@ -250,15 +241,18 @@ class Job(concurrent.futures.Future[T], Generic[T]):
 
 
 def begun(
-    start: Callable[[Coroutine[Any, Any, None]], concurrent.futures.Future[None]],
+    start: Callable[[Coroutine[Any, Any, None]], Callable[[], object]],
     answer: Callable[[], Awaitable[Result | Failure]],
 ) -> Job[Any]:
-    """A job for what a coroutine answers, begun by `start` on a loop; cancelling it cancels that.
+    """A job for what a coroutine answers, begun by `start` on a loop, which gives what cancels it.
 
     What the coroutine raises is the job's failure.
     """
-    task: concurrent.futures.Future[None] | None = None
-    job: Job[Any] = Job(on_cancel=lambda: task is not None and task.cancel())
+
+    def cancel() -> None:
+        stop()
+
+    job: Job[Any] = Job(on_cancel=cancel)
 
     async def settled() -> None:
         try:
@@ -266,7 +260,7 @@ def begun(
         except Exception as error:  # noqa: BLE001 - the job's to raise
             job.settle(Failure(error))
 
-    task = start(settled())
+    stop = start(settled())
     return job
 
 

@@ -184,7 +184,7 @@ class LocalExecutor:
             raise Unsupported(f"{self.name} streams its items; use .stream(...) or a for loop")
         call = tracing.captured(call)
         if method.asynchronous:
-            job = begun(_coroutines.run, partial(self._awaited, call, method))
+            job = begun(_coroutines.begin, partial(self._awaited, call, method))
         else:
             job = Job()
             job.begins_later()

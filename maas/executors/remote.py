@@ -38,7 +38,7 @@ from maas.executors.retries import Attempts, Budget
 from maas.http import MSGPACK, Headers, Request, Response, header
 from maas.likeness import AnswerReader
 from maas.limits import Limits
-from maas.loops import Home, run
+from maas.loops import Home, begin, run
 from maas.signature import Signature
 from maas.transports.base import StreamedResponse, Transport
 from maas.wire import End, Failure, Item
@@ -399,7 +399,7 @@ class RemoteExecutor:
         if self._place is not None:
             self._check_answers(self.method(call.method))
         call, hop = tracing.outgoing(call, self.name)
-        job = begun(run, partial(self.answered, call))
+        job = begun(begin, partial(self.answered, call))
         if hop.recorded:
             job.add_done_callback(hop.follow)
         return job

@@ -24,13 +24,13 @@ from maas.errors import (
     TransportError,
     WorkerLost,
 )
+from maas.executors.awaiting import in_loop
 from maas.executors.base import (
     END,
     Job,
     ModelInfo,
     Stream,
     begun,
-    in_loop,
     no_method,
     waited_for,
 )
@@ -38,7 +38,7 @@ from maas.executors.crew import Asked, Crew, Launch, Worker
 from maas.executors.supervision import Pace
 from maas.failures import REMOTE_TRACEBACK
 from maas.limits import Limits
-from maas.loops import Home, run
+from maas.loops import Home, begin, run
 from maas.signature import Signature
 from maas.wire import Failure
 
@@ -92,7 +92,7 @@ class WorkerExecutor:
     def submit(self, call: Call) -> Job[Any]:
         """The answer, later, from whichever worker is free first."""
         self._home.check(self.where)
-        return begun(run, partial(self._answered, call))
+        return begun(begin, partial(self._answered, call))
 
     async def _answered(self, call: Call) -> Result | Failure:
         bare = _once(call)

@@ -15,7 +15,8 @@ import attrs
 from maas import tracing, wire
 from maas.calls import Call, Result
 from maas.errors import Cancelled, DeadlineExceeded, Error, SignatureError
-from maas.executors.base import Job, in_loop, late
+from maas.executors.awaiting import in_loop
+from maas.executors.base import Job, late
 from maas.http import Response
 from maas.limits import Limits
 from maas.server.admission import rows_of
