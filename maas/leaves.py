@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
+import msgpack
 import numpy as np
 
 from maas import tensors
@@ -32,7 +33,7 @@ from maas.kinds import (
 )
 from maas.tensors import Described, RawTensor
 
-__all__ = ["OUT_OF_LINE", "fields", "plain_keys", "typed"]
+__all__ = ["OUT_OF_LINE", "fields", "lone_array", "plain_keys", "typed"]
 
 OUT_OF_LINE = 4_096
 """Strings longer than this travel as buffers: the header stays small and bytes are not copied."""
@@ -209,6 +210,15 @@ def _pack_raw(packer: Packer, value: RawTensor, path: Path) -> Any:
     return _array_tree(
         packer.aside(value.data, path), Described("$tensor", value.dtype, value.shape)
     )
+
+
+@functools.lru_cache(1024)
+def lone_array(tag: str, dtype: str, shape: tuple[int, ...]) -> bytes | None:
+    """The packed tree of an array that is its message's only buffer; None for what cannot cross."""
+    if len(shape) > tensors.MAX_RANK or _extent(shape) > _MAX_EXTENT:
+        return None
+    packed: bytes = msgpack.packb(_array_tree(0, Described(tag, dtype, shape)))
+    return packed
 
 
 def _array_tree(index: int, described: Described) -> dict[str, list[Any]]:

@@ -22,11 +22,12 @@ from typing import Any
 
 import msgpack
 
-from maas import failures
+from maas import failures, tensors
 from maas.buffers import Buffer
-from maas.calls import Call, Info, Result
+from maas.calls import AMBIENT, NO_GRAD, Call, Context, Info, Result
 from maas.charging import charge
 from maas.errors import CodecError, LimitExceeded
+from maas.leaves import lone_array
 from maas.limits import Limits
 from maas.records import frozen
 from maas.surroundings import context_data, info_data, read_context, read_info
@@ -133,6 +134,11 @@ def encode_call(call: Call, limits: Limits) -> list[Buffer]:
     LimitExceeded
         More than `limits` allow, noticed before it is copied.
     """
+    if len(call.args) == 1 and not call.kwargs:
+        lone = _lone(call.args[0], limits)
+        if lone is not None:
+            packed = b"\x93\x91%b\x80%b" % (lone[0], _packed_context(call.context))
+            return _framed(Kind.CALL, packed, lone[1:], limits)
     packer = Packer(limits)
     for name in call.kwargs:
         if name[:1] == "$":
@@ -152,12 +158,9 @@ def encode(message: Message, limits: Limits) -> list[Buffer]:
 
     A failure that is too large to send goes with its class and message alone.
     """
-    packer = Packer(limits)
     if isinstance(message, Result):
-        header = [packer.tree(message.value, _RESULT), info_data(message.info), message.rng]
-        if message.graph is None:
-            return _assemble(Kind.RESULT, header, packer)
-        return _assemble(Kind.LEASED, [*header, message.graph], packer)
+        return _encode_result(message, limits)
+    packer = Packer(limits)
     if isinstance(message, Failure):
         return _encode_failure(message, packer)
     if isinstance(message, Item):
@@ -165,6 +168,19 @@ def encode(message: Message, limits: Limits) -> list[Buffer]:
     if isinstance(message, End):
         return _assemble(Kind.END, [info_data(message.info), message.rng], packer)
     return _assemble(Kind.DESCRIPTION, [packer.tree(message.data, _DESCRIPTION)], packer)
+
+
+def _encode_result(result: Result, limits: Limits) -> list[Buffer]:
+    facts = info_data(result.info)
+    lone = _lone(result.value, limits) if result.graph is None else None
+    if lone is not None:
+        packed = b"\x93%b%b%b" % (lone[0], _pack(facts), _pack(result.rng))
+        return _framed(Kind.RESULT, packed, lone[1:], limits)
+    packer = Packer(limits)
+    header = [packer.tree(result.value, _RESULT), facts, result.rng]
+    if result.graph is None:
+        return _assemble(Kind.RESULT, header, packer)
+    return _assemble(Kind.LEASED, [*header, result.graph], packer)
 
 
 def _encode_failure(failure: Failure, packer: Packer) -> list[Buffer]:
@@ -178,12 +194,44 @@ def _encode_failure(failure: Failure, packer: Packer) -> list[Buffer]:
         return _assemble(Kind.FAILURE, [tree, failure.rng], packer)
 
 
+def _lone(value: Any, limits: Limits) -> tuple[bytes, Buffer] | None:
+    """The packed tree of a value that is one plain array, as nearly all are, and its contents.
+
+    None for any other value, and for what must be refused: the long way says why.
+    """
+    adapter = tensors.CLAIMED.get(type(value))
+    if adapter is None or not adapter.crosses(value):
+        return None
+    described = adapter.describe(value)
+    if described.flags or described.nbytes > limits.body:
+        return None
+    tree = lone_array(described.tag, described.dtype, described.shape)
+    return None if tree is None else (tree, adapter.contents(value, ()))
+
+
+def _packed_context(context: Context) -> bytes:
+    if context is AMBIENT:
+        return b"\x80"
+    return _PACKED_NO_GRAD if context is NO_GRAD else _pack(context_data(context))
+
+
+def _pack(value: Any) -> bytes:
+    packed: bytes = msgpack.packb(value, strict_types=True, unicode_errors="surrogatepass")
+    return packed
+
+
+_PACKED_NO_GRAD = _pack(context_data(NO_GRAD))
+
+
 def _assemble(kind: Kind, header: list[Any], packer: Packer) -> list[Buffer]:
-    limits = packer.limits
     try:
-        packed: bytes = msgpack.packb(header, strict_types=True, unicode_errors="surrogatepass")
+        packed = _pack(header)
     except ValueError as error:  # msgpack's own depth, 511, where Limits allow more
         raise LimitExceeded(f"the message cannot be packed: {error}") from None
+    return _framed(kind, packed, packer.buffers, packer.limits)
+
+
+def _framed(kind: Kind, packed: bytes, buffers: Sequence[Buffer], limits: Limits) -> list[Buffer]:
     # Charged as the receiver will: what leaves under these limits arrives under them.
     charge(packed, limits)
     if len(packed) > limits.header:
@@ -193,7 +241,7 @@ def _assemble(kind: Kind, header: list[Any], packer: Packer) -> list[Buffer]:
         )
     parts: list[Buffer] = [packed]
     position = PREFIX + len(packed)
-    for buffer in packer.buffers:
+    for buffer in buffers:
         for chunk in _chunks(buffer):
             padding = -(position + 5) % ALIGNMENT
             parts.append(_NILS[:padding] + b"\xc6" + len(chunk).to_bytes(4, "big"))

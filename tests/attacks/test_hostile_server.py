@@ -476,7 +476,7 @@ def test_other_pointers_are_not_followed(way):
         attack = reply(
             b"", f"refresh: 0; url={there}", f"link: <{there}>; rel=preload",
             f"alt-svc: http/1.1=127.0.0.1:{canary.port}", f"content-location: {there}",
-            "set-cookie: session=1", status=421, content="text/plain",
+            "set-cookie: session=1", "connection: close", status=421, content="text/plain",
         )  # fmt: skip
         described = reply(
             message(description(way[0])),
