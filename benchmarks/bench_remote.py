@@ -37,7 +37,7 @@ def main() -> None:
     report = Report(__doc__)
     with served(bare) as place:
         one_at_a_time(report, place.url)
-        many_at_a_time(report, place.url)
+        many_at_a_time(report, place.url, 1 if report.quick else CALLS_EACH)
     with served(models) as place:
         big_model(report, place.url)
     report.close()
@@ -83,7 +83,7 @@ def one_at_a_time(report: Report, url: str) -> None:
         each.close()
 
 
-def many_at_a_time(report: Report, url: str) -> None:
+def many_at_a_time(report: Report, url: str, each: int) -> None:
     """64 calls in flight from one event loop, each kind of client on its own."""
     ours = _transport(url)
     request = Request("POST", "/bytes", (), (BODY,))
@@ -94,13 +94,13 @@ def many_at_a_time(report: Report, url: str) -> None:
         client = httpx.AsyncClient(base_url=url, limits=limits)
 
         def by_httpx() -> None:
-            runner.run(_wave(lambda: client.post("/bytes", content=BODY)))
+            runner.run(_wave(lambda: client.post("/bytes", content=BODY), each))
 
         bound = Bound(most=0.1)
-        calls = IN_FLIGHT * CALLS_EACH
+        calls = IN_FLIGHT * each
         report.compare(
             "64 in flight, bytes over httpx.AsyncClient",
-            lambda: run(_wave(lambda: ours.asend(request, None, CAP))).result(),
+            lambda: run(_wave(lambda: ours.asend(request, None, CAP), each)).result(),
             by_httpx,
             bound=bound,
             calls=calls,
@@ -108,7 +108,7 @@ def many_at_a_time(report: Report, url: str) -> None:
         )
         report.compare(
             "64 in flight, await submit over AsyncClient",
-            lambda: runner.run(_wave(lambda: model.submit(x))),
+            lambda: runner.run(_wave(lambda: model.submit(x), each)),
             by_httpx,
             bound=bound,
             calls=calls,
@@ -136,7 +136,7 @@ def big_model(report: Report, url: str) -> None:
         )
         report.compare(
             "64 in flight there over 64 times net(x) here",
-            lambda: runner.run(_wave(lambda: model.submit(x))),
+            lambda: runner.run(_wave(lambda: model.submit(x), CALLS_EACH)),
             lambda: [net(x) for _ in range(IN_FLIGHT * CALLS_EACH)],
             calls=IN_FLIGHT * CALLS_EACH,
             rounds=15,
@@ -153,11 +153,11 @@ async def _once(ask: Ask) -> None:
     await ask()
 
 
-async def _wave(ask: Ask) -> None:
-    """Each of 64 callers asks a few times, as soon as its last answer is there."""
+async def _wave(ask: Ask, each: int) -> None:
+    """Each of 64 callers asks so many times, as soon as its last answer is there."""
 
     async def caller() -> None:
-        for _ in range(CALLS_EACH):
+        for _ in range(each):
             await ask()
 
     await asyncio.gather(*(caller() for _ in range(IN_FLIGHT)))

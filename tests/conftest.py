@@ -12,8 +12,10 @@ from hypothesis import settings
 
 # No deadlines: the machine may be busy, and a slow test is not a wrong one.
 # CI draws the same examples every time, so that red means a change and not bad luck.
-settings.register_profile("developer", deadline=None)
-settings.register_profile("ci", deadline=None, derandomize=True)
+# Fifty examples find what a hundred do on most days; `--hypothesis-profile thorough` draws 1,000.
+settings.register_profile("developer", deadline=None, max_examples=50)
+settings.register_profile("ci", deadline=None, max_examples=50, derandomize=True)
+settings.register_profile("thorough", deadline=None, max_examples=1_000)
 settings.load_profile("ci" if os.environ.get("CI") else "developer")
 
 # What a machine may lack. Read before the variables of this machine are taken away, below.

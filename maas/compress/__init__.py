@@ -2,7 +2,6 @@
 
 from typing import NoReturn
 
-from maas.compress.choices import nearest
 from maas.compress.compile import Compile
 from maas.compress.compression import Compressed, compress
 from maas.compress.distill import Distill
@@ -15,6 +14,7 @@ from maas.compress.quantize import Quantize
 from maas.compress.report import Report
 from maas.compress.search import Budget
 from maas.compress.trial import Check, Step, Trial
+from maas.spelling import offered
 
 __all__ = [
     "Agreement",
@@ -39,4 +39,4 @@ __all__ = [
 
 
 def __getattr__(name: str) -> NoReturn:
-    raise AttributeError(f"maas.compress has no step {name!r}; {nearest(name, __all__)}", name=name)
+    raise AttributeError(f"maas.compress has no step {name!r}; {offered(name, __all__)}", name=name)

@@ -1,19 +1,11 @@
-"""What may be chosen, and the error for what may not: it lists them and the nearest spelling."""
+"""What may be chosen, and the error for what may not: it lists them."""
 
 from collections.abc import Iterable
 from typing import Any
 
-from maas import spelling
+from maas.spelling import offered
 
-__all__ = ["choice", "nearest"]
-
-
-def nearest(given: Any, known: Iterable[str]) -> str:
-    """The known names, and the one that was probably meant; the end of a message."""
-    names = list(known)
-    close = spelling.nearest(str(given).lower(), names) or spelling.nearest(str(given), names)
-    hint = f"; did you mean {close!r}?" if close else ""
-    return f"known: {', '.join(names)}{hint}"
+__all__ = ["choice"]
 
 
 def choice(given: Any, known: Iterable[str], what: str) -> str:
@@ -26,5 +18,5 @@ def choice(given: Any, known: Iterable[str], what: str) -> str:
     """
     names = list(known)
     if type(given) is not str or given not in names:
-        raise ValueError(f"{what} cannot be {given!r:.60}; {nearest(given, names)}")
+        raise ValueError(f"{what} cannot be {given!r:.60}; {offered(given, names)}")
     return given

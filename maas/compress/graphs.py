@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from maas.backends.onnx_graph import OnnxGraph, onnx
-from maas.compress.choices import nearest
 from maas.compress.trial import Check, Trial
+from maas.spelling import offered
 
 __all__ = ["computed_in_int8"]
 
@@ -80,7 +80,7 @@ def _left_out(model: Any, skip: tuple[str, ...]) -> list[str]:
     for name in skip:
         if not any(each.startswith(f"{name}.") for each in constants):
             raise ValueError(
-                f"skip= names {name!r:.60}, which is no layer; {nearest(name, layers)}"
+                f"skip= names {name!r:.60}, which is no layer; {offered(name, layers)}"
             )
     return [
         node.name

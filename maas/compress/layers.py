@@ -9,11 +9,11 @@ import torch
 from maas.backends.onnx_graph import OnnxGraph
 from maas.backends.packed_layers import Packed
 from maas.calls import CALL
-from maas.compress.choices import nearest
 from maas.errors import Unsupported
 from maas.executors.batching import BatchingExecutor
 from maas.executors.local import LocalExecutor
 from maas.model import Model
+from maas.spelling import offered
 
 __all__ = [
     "around",
@@ -100,7 +100,7 @@ def layers_of(
     names = [name for name, _ in module.named_modules() if name]
     for name in skipped:
         if name not in names:
-            raise ValueError(f"skip= names {name!r:.60}, which is no layer; {nearest(name, names)}")
+            raise ValueError(f"skip= names {name!r:.60}, which is no layer; {offered(name, names)}")
     wanted = tuple(kinds)
     for name, layer in list(module.named_modules()):
         inside = any(name == each or name.startswith(f"{each}.") for each in skipped)

@@ -43,38 +43,36 @@ class ModeGate:
             The call's deadline passed while it waited.
         """
         with self._lock:
-            mode = context.training
-            if mode is None:
-                mode = self._backend.training if self._own is None else self._own
-            draws = method.stochastic or mode is True or context.seed is not None
+            mode, draws = self._asked(context, method)
             exclusive = draws or method.exclusive
             if self._inside or self._waiting:
                 self._wait(context, mode, exclusive=exclusive)
-            if not self._inside:
-                self._mode = mode
-                self._exclusive = exclusive
-                if mode is not self._backend.training:
-                    self._switch(mode)
-            self._inside += 1
+            self._go_in(mode, exclusive=exclusive)
             return draws
 
     def enter_at_once(self, context: Context, method: Method) -> bool:
         """As `enter` for a call that neither draws nor is exclusive; False where it had to wait."""
         with self._lock:
-            mode = context.training
-            if mode is None:
-                mode = self._backend.training if self._own is None else self._own
-            if mode is True or method.stochastic or method.exclusive or context.seed is not None:
+            mode, draws = self._asked(context, method)
+            if draws or method.exclusive:
                 return False
             if self._inside and (self._exclusive or self._mode is not mode):
                 return False
-            if not self._inside:
-                self._mode = mode
-                self._exclusive = False
-                if mode is not self._backend.training:
-                    self._switch(mode)
-            self._inside += 1
+            self._go_in(mode, exclusive=False)
             return True
+
+    def _asked(self, context: Context, method: Method) -> tuple[bool | None, bool]:
+        """The mode that the call wants, and whether it may draw."""
+        mode = self.own() if context.training is None else context.training
+        return mode, method.stochastic or mode is True or context.seed is not None
+
+    def _go_in(self, mode: bool | None, *, exclusive: bool) -> None:
+        if not self._inside:
+            self._mode = mode
+            self._exclusive = exclusive
+            if mode is not self._backend.training:
+                self._switch(mode)
+        self._inside += 1
 
     def _wait(self, context: Context, mode: bool | None, *, exclusive: bool) -> None:
         """Returns once the call may run.

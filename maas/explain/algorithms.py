@@ -15,7 +15,7 @@ import torch
 
 from maas import entry_points
 from maas.explain.layers import fits_deep_lift, fits_guided_backprop, fits_lrp, give_rules
-from maas.explain.spelling import unknown
+from maas.spelling import offered
 
 __all__ = [
     "GRADIENTS",
@@ -166,7 +166,8 @@ def algorithm(name: str) -> Algorithm:
     """
     found = _TABLE.get(name) or _strangers(name)
     if found is None:
-        raise ValueError(unknown("method", name, {*_TABLE, *entry_points.names(_GROUP)}))
+        known = sorted({*_TABLE, *entry_points.names(_GROUP)})
+        raise ValueError(f"no method {name!r:.80}; {offered(name, known)}")
     return found
 
 

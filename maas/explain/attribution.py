@@ -22,8 +22,8 @@ from maas.explain.algorithms import MODULE, VALUES, Algorithm, Problem, algorith
 from maas.explain.explanation import Question
 from maas.explain.layers import leaves
 from maas.explain.options import baselines_of, chosen, groups_of, shared_out
-from maas.explain.spelling import unknown
 from maas.explain.targets import checked_target, selected
+from maas.spelling import offered
 
 __all__ = ["MOST_ROWS", "Attribution", "Found"]
 
@@ -282,7 +282,7 @@ def _check_seen(question: Question, found: Algorithm, module: torch.nn.Module | 
     if question.at is not None:
         names = [each for each, _ in module.named_modules() if each]
         if question.at not in names:
-            raise ValueError(unknown("layer", question.at, names))
+            raise ValueError(f"no layer {question.at!r:.80}; {offered(question.at, names)}")
 
 
 def _some(module: torch.nn.Module | None) -> str:

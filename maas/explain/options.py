@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from maas.explain.algorithms import Algorithm, Option
-from maas.explain.spelling import unknown
+from maas.spelling import offered
 
 __all__ = ["baselines_of", "chosen", "groups_of", "shared_out"]
 
@@ -25,7 +25,8 @@ def chosen(method: str, algorithm: Algorithm, given: Mapping[str, Any]) -> dict[
     """
     for name in given:
         if name not in algorithm.options:
-            raise TypeError(unknown(f"option of {method}", name, algorithm.options))
+            known = sorted(algorithm.options)
+            raise TypeError(f"no option of {method} {name!r:.80}; {offered(name, known)}")
     return {
         name: _value(f"{method}({name}=...)", option, given[name])
         if name in given
@@ -41,7 +42,7 @@ def _value(what: str, option: Option, told: Any) -> Any:
         return _window(what, told)
     if option.choices:
         if told not in option.choices:
-            raise ValueError(f"{what}: {unknown('choice', told, option.choices)}")
+            raise ValueError(f"{what}: no choice {told!r:.80}; {offered(told, option.choices)}")
         return told
     wanted = type(option.default)
     fits = type(told) is wanted or (wanted is float and type(told) is int)

@@ -21,6 +21,7 @@ from maas.http import MSGPACK, Headers, Response
 from maas.limits import Limits
 from maas.server import json_form, page
 from maas.server.catalogue import Catalogue, Version
+from maas.server.entrance import Entrance
 from maas.server.figures import words
 from maas.server.forms import Route, json_response
 from maas.server.guard import Caller, Guard
@@ -41,11 +42,9 @@ class Described(Protocol):
 
     catalogue: Catalogue
     guard: Guard
+    entrance: Entrance
     limits: Limits
     metrics: Metrics
-
-    def check_seen(self, caller: Caller, address: str) -> Version:
-        """What the address means; refuses a model that is not here for this caller."""
 
 
 class Descriptions:
@@ -84,7 +83,7 @@ class Descriptions:
         """One model, or all that the caller may see, in the form that the route wants."""
         caller = route.caller
         if route.model:
-            here = {route.model: self._house.check_seen(caller, route.model)}
+            here = {route.model: self._house.entrance.check_seen(caller, route.model)}
         else:
             visible = self._house.catalogue.visible(caller)
             here = {name: version for name, version in visible.items() if version.ready}
@@ -116,7 +115,7 @@ class Descriptions:
 
     async def check_ready(self, route: Route) -> None:
         """Raises `NotReady` where the model does not take calls."""
-        version = self._house.check_seen(route.caller, route.model)
+        version = self._house.entrance.check_seen(route.caller, route.model)
         version.check_ready()
         asking = self._readying.get(version)
         if asking is None or asking.done():

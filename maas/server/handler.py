@@ -89,12 +89,6 @@ class Handler:
         self.tracebacks = tracebacks
         self.metrics = Metrics()
         self.entrance = Entrance(self, Quotas(quotas), max_pending)
-        self.check_host = self.entrance.check_host
-        self.check_callable = self.entrance.check_callable
-        self.check_seen = self.entrance.check_seen
-        self.check_room = self.entrance.check_room
-        self.names = self.entrance.names
-        self.slots = self.entrance.slots
         self.descriptions = Descriptions(self)
         self.inflater = Inflater(self.limits.body)
         self._services = Services(
@@ -184,7 +178,7 @@ class Handler:
                 await self.descriptions.check_ready(route)
                 return self._ready()
             if route.page != "describe":
-                return await figures(self.metrics, route, self.names(route.caller))
+                return await figures(self.metrics, route, self.entrance.names(route.caller))
             response = await self.descriptions.page(route)
         except Exception as error:  # noqa: BLE001 - a fault of this server must not end it
             response = form.failure(presentable(error))

@@ -34,8 +34,9 @@ from maas.transports.inprocess import ASGIApp, InProcessTransport
 __all__ = ["PLACES", "Connector", "Mounted", "Place"]
 
 _Event = MutableMapping[str, Any]
-_MOST_OPEN = 64
-"""Kept open at once: a server costs a thread and five file descriptors, of 1,024 often."""
+_MOST_OPEN = 16
+"""Kept open at once, by each place: a server with its loop and one caller costs a thread and nine
+file descriptors, 25 once eight called at the same time, and often a process has 1,024."""
 
 
 class Mounted:
@@ -130,8 +131,8 @@ class Connector:
     """`connector(target)` is a Model of `target` that runs at this connector's `place`.
 
     Equal targets with equal options share what was opened for them, and each call gives a
-    handle of its own. The least recently used is closed when 64 are open. With
-    `max_batch_size` every target that can be batched is.
+    handle of its own. The least recently used is closed when as many are open as the place
+    allows. With `max_batch_size` every target that can be batched is.
     """
 
     def __init__(self, place: str, *, max_batch_size: int | None = None) -> None:

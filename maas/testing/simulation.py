@@ -280,7 +280,9 @@ class _World:
         waiting = model.queue.calls
         self.outcome.most_waiting = max(self.outcome.most_waiting, waiting)
         self.check(waiting <= self.plan.batching.max_queue, "more calls wait than may")
-        taken = next(each for each in self.houses if each.model is model).handler.slots("ledger")
+        taken = next(each for each in self.houses if each.model is model).handler.entrance.slots(
+            "ledger"
+        )
         self.check(taken.total <= self.plan.max_pending, "more calls are in hand than may be")
 
     # Servers.
@@ -424,7 +426,7 @@ class _World:
             (queue.calls, "calls wait"),
             (queue.rows, "rows wait"),
             (int(queue.running), "runs go on"),
-            (house.handler.slots("ledger").total, "slots are taken"),
+            (house.handler.entrance.slots("ledger").total, "slots are taken"),
             (house.handler._answering._keyed._running, "keyed calls run"),
             (len(shared.connections), "connections are open"),
             (len(shared.tasks), "requests are being answered"),

@@ -6,12 +6,12 @@ torch: who trains elsewhere may have none.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
 
-from maas.spelling import nearest
+from maas.spelling import offered
 
 __all__ = [
     "LOSSES",
@@ -101,13 +101,6 @@ class Choice:
         return {"name": self.name, **self.options} if self.options else self.name
 
 
-def _nearest(name: object, known: Iterable[str]) -> str:
-    """The end of a message about a name that is none: what was meant, and what there is."""
-    close = nearest(str(name), known)
-    meant = f"did you mean {close!r}? " if close else ""
-    return f"{meant}there are: {', '.join(known)}"
-
-
 def _chosen(what: str, table: Mapping[str, Named], given: Any) -> Choice:
     if isinstance(given, Choice):
         given = given.to_data()
@@ -116,12 +109,12 @@ def _chosen(what: str, table: Mapping[str, Named], given: Any) -> Choice:
         options = {key: value for key, value in given.items() if key != "name"}
         name = given.get("name")
     if type(name) is not str or name not in table:
-        raise ValueError(f"no {what} {name!r:.80}; {_nearest(name, table)}")
+        raise ValueError(f"no {what} {name!r:.80}; {offered(name, table)}")
     entry = table[name]
     known = (*entry.needs, *entry.options)
     for option, value in options.items():
         if option not in known:
-            told = _nearest(option, known) if known else "it takes none"
+            told = offered(option, known) if known else "it takes none"
             raise TypeError(f"{what} {name!r} has no option {option!r:.80}; {told}")
         _check_plain(f"{what} {name!r}: {option}", value)
     missing = [option for option in entry.needs if option not in options]
@@ -253,7 +246,7 @@ class Recipe:
     @precision.validator
     def _check_precision(self, _attribute: object, value: object) -> None:
         if value not in PRECISIONS:
-            raise ValueError(f"no precision {value!r:.80}; {_nearest(value, PRECISIONS)}")
+            raise ValueError(f"no precision {value!r:.80}; {offered(value, PRECISIONS)}")
 
     @label_smoothing.validator
     def _check_smoothing(self, _attribute: object, value: float) -> None:
@@ -266,7 +259,7 @@ class Recipe:
     def _check_watch(self, _attribute: object, value: object) -> None:
         known = ["loss", "validation_loss", *(metric.name for metric in self.metrics)]
         if value is not None and value not in known:
-            raise ValueError(f"nothing to watch is called {value!r:.80}; {_nearest(value, known)}")
+            raise ValueError(f"nothing to watch is called {value!r:.80}; {offered(value, known)}")
 
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> "Recipe":
@@ -282,7 +275,7 @@ class Recipe:
         known = [field.name for field in attrs.fields(cls)]
         for name in options:
             if name not in known:
-                raise TypeError(f"fit has no option {name!r:.80}; {_nearest(name, known)}")
+                raise TypeError(f"fit has no option {name!r:.80}; {offered(name, known)}")
         return cls(**options)
 
     def to_data(self) -> dict[str, Any]:

@@ -553,7 +553,7 @@ def test_numpy_is_the_oracle():
 MODELS = ["same", "net", "listed", "texts"]
 
 
-@settings(max_examples=500)
+@settings(max_examples=200)
 @given(st.data())
 def test_mutations(data):
     """A request with bytes changed, cut or put in gives an answer or the caller's error."""

@@ -53,7 +53,7 @@ def _plain(step):
 
 
 @pytest.mark.parametrize(
-    ("kills", "epochs"), [(3, 30), pytest.param(40, 300, marks=pytest.mark.long)]
+    ("kills", "epochs"), [(2, 16), pytest.param(40, 300, marks=pytest.mark.long)]
 )
 def test_killed_at_any_moment_it_ends_the_same(training, tmp_path, kills, epochs):
     """After kills at random moments, weights, optimizer and metrics are those without any."""

@@ -203,7 +203,7 @@ def test_a_slot_is_held_until_the_work_has_ended():
         with pytest.raises(maas.Overloaded, match="in hand"):
             model.wait(2)
         gate.opened.set()
-        slots = server.handler.slots("gate")
+        slots = server.handler.entrance.slots("gate")
         deadline = time.monotonic() + PATIENCE
         while slots.total and time.monotonic() < deadline:
             threading.Event().wait(0.01)

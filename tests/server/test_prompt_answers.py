@@ -91,7 +91,7 @@ def test_many_callers_get_their_own_rows(served):
             torch.testing.assert_close(answer, wanted[number % 64], rtol=1e-4, atol=1e-5)
     tally = next(tally for (name, _, _), tally in server.handler.metrics if name == "net")
     assert (tally.active, tally.requests) == (0, 64 * 25)
-    assert server.handler.slots("net").total == 0
+    assert server.handler.entrance.slots("net").total == 0
 
 
 def test_it_can_be_switched_off(net):
@@ -198,7 +198,7 @@ def test_a_deadline_that_passes_while_it_waits_releases_its_caller(batching):
         gate.opened.set()
         assert torch.equal(long.result(PATIENCE), -2 * torch.ones(1, 4))
         assert torch.equal(model(torch.ones(1, 4)), 2 * torch.ones(1, 4))
-    assert server.handler.slots("net").total == 0
+    assert server.handler.entrance.slots("net").total == 0
 
 
 def test_what_is_shown_tells_of_it(served):

@@ -46,7 +46,7 @@ def test_leaves(wanted):
         lambda x: type(x) is dict and any(type(key) is not str for key in x),
         lambda x: isinstance(x, torch.Tensor) and x.requires_grad, lambda x: type(x) is np.ndarray,
         lambda x: isinstance(x, Exception) and x.args,
-        lambda x: type(x) is list and any(type(item) is tuple for item in x),
+        lambda x: type(x) in (list, tuple) and any(type(item) in (list, dict) for item in x),
         lambda x: type(x) is set and len(x) > 1,
     ],
     ids=["reserved keys", "other keys", "grad", "numpy", "exceptions", "nesting", "sets"],

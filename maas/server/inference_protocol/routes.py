@@ -9,8 +9,8 @@ from maas.errors import CodecError, Error, Forbidden, NotReady
 from maas.executors.base import ModelInfo
 from maas.http import Headers, Response, header
 from maas.server import head_fields
-from maas.server.catalogue import Version
 from maas.server.compression import ACCEPTED, Inflater, UnknownCoding, coding
+from maas.server.entrance import Entrance
 from maas.server.forms import Form, Serving, internal, json_response
 from maas.server.front import Admission, Head
 from maas.server.guard import Caller, Guard
@@ -30,29 +30,15 @@ __all__ = ["InferenceProtocol"]
 class House(Serving, Protocol):
     """What is needed of the handler."""
 
+    entrance: Entrance
     guard: Guard
 
     @property
     def inflater(self) -> Inflater:
         """Opens compressed bodies."""
 
-    def check_host(self, head: Head) -> None:
-        """Refuses a host that is not this server's."""
-
     def check_ready(self) -> None:
         """Refuses when the server takes no calls."""
-
-    def check_callable(self, caller: Caller, address: str, method: str) -> Version:
-        """What the address means; refuses what is not here for this caller, not his, or loading."""
-
-    def check_seen(self, caller: Caller, address: str) -> object:
-        """Refuses a model that is not here for this caller."""
-
-    def check_room(self, caller: Caller, version: Version) -> None:
-        """Refuses a caller beyond its quota, or while the model has as much in hand as it may."""
-
-    def names(self, caller: Caller) -> list[str]:
-        """The models that are here for this caller."""
 
     async def meet(self, name: str) -> ModelInfo:
         """What the model says about itself."""
@@ -72,7 +58,7 @@ class InferenceProtocol:
     def admit(self, head: Head) -> Admission | Response:
         """Leave to send a body, or the answer to a request that has none or may not have one."""
         try:
-            self._house.check_host(head)
+            self._house.entrance.check_host(head)
             place = address(head.path)
             _check_method(head, place)
             if place.page in ("live", "ready"):
@@ -97,9 +83,9 @@ class InferenceProtocol:
         return json_response(200, {"live": True, "ready": True} if ready else {"live": True})
 
     def _call_route(self, head: Head, route: InferenceRoute) -> InferenceRoute:
-        version = self._house.check_callable(route.caller, route.model, route.method)
+        version = self._house.entrance.check_callable(route.caller, route.model, route.method)
         _check_origin(head)
-        self._house.check_room(route.caller, version)
+        self._house.entrance.check_room(route.caller, version)
         return attrs.evolve(
             route,
             page="",
@@ -130,7 +116,7 @@ class InferenceProtocol:
     async def _page(self, route: InferenceRoute) -> Response:
         if route.page == "models":
             return json_response(200, {"models": await self._names(route.caller)})
-        self._house.check_seen(route.caller, route.model)
+        self._house.entrance.check_seen(route.caller, route.model)
         if route.page == "model":
             route.caller.check("describe", route.model, route.method)
         info = await self._house.meet(route.model)
@@ -141,7 +127,7 @@ class InferenceProtocol:
 
     async def _names(self, caller: Caller) -> list[str]:
         found: list[str] = []
-        for name in self._house.names(caller):
+        for name in self._house.entrance.names(caller):
             caller.check_grant("describe", name)
             found += model_names(await self._house.meet(name), caller)
         return found
