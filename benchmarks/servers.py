@@ -27,6 +27,7 @@ from benchmarks.big_model import fixed
 from maas.calls import CALL, Call
 from maas.http import MSGPACK
 from maas.limits import Limits
+from maas.server.runner import Runner, run
 from maas.wire import encode_call
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "peak_memory",
     "served",
     "trained",
+    "watched",
 ]
 
 
@@ -58,6 +60,10 @@ class Place:
     def peak_memory(self) -> int:
         """As the function of that name, in the server's process."""
         return self._ask("peak")
+
+    def longest_hold(self) -> float:
+        """Seconds of processor time that its loop was held at once, since last asked; `watched`."""
+        return self._ask("hold") * 1e-6
 
     def _ask(self, what: str) -> int:
         self._pipe.send(what)
@@ -88,7 +94,7 @@ def _begin(server: Callable[[Callable[[str], None]], None], pipe: Connection) ->
 def _answer(pipe: Connection) -> None:
     with contextlib.suppress(EOFError, OSError):
         while True:
-            pipe.send(forget_peak() if pipe.recv() == "forget" else peak_memory())
+            pipe.send(_TOLD[pipe.recv()]())
 
 
 # The memory of this process, as Linux counts it.
@@ -114,6 +120,36 @@ def _status(field: str) -> int:
     return int(found[1]) * 1024
 
 
+# The loop of this process's server.
+
+
+class _Beat:
+    """Looks at the processor time of the loop's thread, a thousand times a second."""
+
+    def __init__(self) -> None:
+        self._longest = 0.0
+
+    def begin(self) -> None:
+        """On the loop that runs."""
+        self._go_on(asyncio.get_running_loop(), time.thread_time())
+
+    def _go_on(self, loop: asyncio.AbstractEventLoop, before: float) -> None:
+        now = time.thread_time()
+        self._longest = max(self._longest, now - before)
+        loop.call_later(0.001, self._go_on, loop, now)
+
+    def told(self) -> int:
+        """Microseconds between two beats, at most since last asked."""
+        longest, self._longest = self._longest, 0.0
+        return round(longest * 1e6)
+
+
+_beat = _Beat()
+
+_TOLD = {"forget": forget_peak, "peak": peak_memory, "hold": _beat.told}
+"""What the benchmark may ask."""
+
+
 # The servers.
 
 
@@ -131,6 +167,19 @@ def batching(tell: Callable[[str], None]) -> None:
     with maas.serve({"together": together, "one_by_one": net}, port=0, block=False) as running:
         tell(running.url)
         threading.Event().wait()
+
+
+def watched(tell: Callable[[str], None]) -> None:
+    """BigModel in batches, and a function that gives back what it got, on a loop with a beat."""
+    net = fixed()
+    big = maas.Model(net, batching=maas.Batching(64), example=torch.randn(1, 1000))
+    server = maas.Server({"big": big, "echo": echo})
+
+    def begun(runner: Runner) -> None:
+        _beat.begin()
+        tell(runner.url)
+
+    run(Runner(server.handler, port=0), begun)
 
 
 def overloaded(tell: Callable[[str], None]) -> None:

@@ -122,6 +122,14 @@ def test_the_places_can_be_chosen(project):
     assert "3 passed" in run.stdout, run.stdout + run.stderr
     run = _pytest(project, "--maas-places=here,moon")
     assert run.returncode == 4, run.stdout + run.stderr
-    assert "--maas-places wants places of here, wire, asgi, unix, http; got ['moon']" in (
+    assert "--maas-places wants places of here, wire, asgi, unix, http, workers; got ['moon']" in (
         run.stdout + run.stderr
     )
+
+
+def test_worker_processes_are_a_place_too(project):
+    """Tests run through a worker if it finds the target by itself, and else say why not."""
+    (project / "test_shop.py").write_text(TESTS)
+    run = _pytest(project, "--maas-places=workers", "-k", "shape or sold", "-rs")
+    assert "1 passed, 1 skipped" in run.stdout, run.stdout + run.stderr
+    assert "a worker finds no Net that a test has made" in run.stdout

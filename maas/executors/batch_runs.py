@@ -67,6 +67,11 @@ class Asked:
         assert plan is not None  # noqa: S101 - asked only where there is one
         return self.call.method, self.call.context.autocast, plan.form
 
+    def settle(self, answer: Result | Failure) -> None:
+        """The work has ended, or will never begin, and this is its answer."""
+        self.job.end()  # first: by the time its caller asks again, its slot is free
+        self.job.settle(answer)
+
 
 class Runs:
     """The runs of one model.
@@ -88,13 +93,19 @@ class Runs:
 
     def answer(self, entries: list[Waiting]) -> None:
         """Settles the jobs of calls that go together, whatever happens."""
+        for entry in entries:
+            entry.work.job.begin()
         try:
-            if entries:
-                self._answer_fairly(entries)
+            waiting = [entry for entry in entries if not entry.work.job.done()]
+            if waiting:
+                self._answer_fairly(waiting)
         except BaseException as error:  # noqa: BLE001 - a fault of this file must not stop the queue
             _LOG.exception("a batch of %s failed", self._inner.name)
             for entry in entries:
-                entry.work.job.settle(Failure(self._inner.presentable(error)))
+                entry.work.settle(Failure(self._inner.presentable(error)))
+        finally:
+            for entry in entries:
+                entry.work.job.end()
 
     def _answer_fairly(self, entries: list[Waiting]) -> None:
         asked: Asked = entries[0].work
@@ -124,7 +135,7 @@ class Runs:
         answer = self._inner.execute(asked.call, asked.rule.method, queued)
         if note and isinstance(answer, Result):
             answer = Result(answer.value, attrs.evolve(answer.info, note=note), answer.rng)
-        asked.job.settle(answer)
+        asked.settle(answer)
         return answer
 
     def _together(self, entries: Sequence[Waiting], size: _Size) -> None:
@@ -149,7 +160,7 @@ class Runs:
                     compute_seconds=answer.info.compute_seconds,
                 )
                 # A server makes bytes of it at once; anybody else may keep it and write to it.
-                asked.job.settle(Result(value if asked.call.owned else _own(value), info))
+                asked.settle(Result(value if asked.call.owned else _own(value), info))
         return True
 
     def _run_together(self, asked: Sequence[Asked], size: int) -> Result | Failure:

@@ -101,7 +101,12 @@ class BatchingExecutor:
         self._alarm = Alarm(self._ring)
         self._running: list[Waiting] = []
         self._draining: Any = None
-        """Who takes what waits: a loop, or True for a thread of the model; None for nobody."""
+        """Who takes what waits: a loop, or True for a thread of the model; None for nobody.
+
+        A loop, which may end at any time, does so only while all who wait are its own.
+        """
+        self._handed: list[Waiting] | None = None
+        """A batch on its way to the loop that takes what waits."""
         self._closed = False
         self._holder = 0
 
@@ -144,7 +149,7 @@ class BatchingExecutor:
         self.inner.close()
         for entry in left:
             closed = Cancelled("the model was closed before this call began")
-            entry.work.job.settle(Failure(closed))
+            entry.work.settle(Failure(closed))
 
     # In.
 
@@ -191,8 +196,10 @@ class BatchingExecutor:
             self._check_time(call.context)
             asked = Asked(call, rule, rule.axes.plan(call), job)
             entry = self._entry(asked, self._form(asked))
+            job.begins_later()
             self._enqueue(entry)
         except Exception as error:  # noqa: BLE001 - the job's to raise
+            job.end()
             job.settle(Failure(error))
         else:
             if call.context.deadline is not None:
@@ -243,13 +250,17 @@ class BatchingExecutor:
         with self._lock:
             evicted = self._queue.offer(entry, entry.arrived)
             try:
-                self._wake(lane, loop)
+                if self._is_draining_elsewhere(entry):
+                    batch, self._handed = self._handed, None
+                    self._put(lane, batch)
+                else:
+                    self._wake(lane, loop)
             except BaseException:
                 self._queue.withdraw(entry)
                 raise
         for other in evicted:
             refusal = self._queue.overloaded("it made room for other callers", entry.arrived)
-            other.work.job.settle(Failure(refusal))
+            other.work.settle(Failure(refusal))
 
     def _leave(self, entry: Waiting | None) -> None:
         with self._lock:
@@ -343,18 +354,18 @@ class BatchingExecutor:
 
     # Out: one thread or one loop takes what waits while there is work, nobody while there is none.
 
+    def _is_draining_elsewhere(self, entry: Waiting) -> bool:
+        """Whether what waits is a loop's to take, and the call is not that loop's."""
+        return self._draining not in (None, True) and not _is_of(entry, self._draining)
+
     def _wake(self, lane: Lane, loop: Any = None) -> None:
         """Under the lock: sees to it that somebody takes what waits once the model is free."""
         if self._draining is True:
             if self._holding_back:  # for nobody, a notice takes as long as the rest of this
                 self._arrived.notify()
             return
-        if self._draining is not None:
-            if not self._draining.is_closed():
-                return  # it looks at its next turn
-            self._draining = None
-        if self._queue.due(time.monotonic()) is None:
-            return
+        if self._draining is not None or self._queue.due(time.monotonic()) is None:
+            return  # a loop looks at its next turn
         if loop is not None:
             self._draining = loop
             loop.call_soon(self._turn, loop)
@@ -364,18 +375,21 @@ class BatchingExecutor:
     def _put(self, lane: Lane, batch: list[Waiting] | None) -> None:
         before, self._draining = self._draining, True
         try:
-            lane.put(partial(self._drain, batch), self._stopped)
+            lane.put(partial(self._drain, batch), partial(self._stopped, batch))
         except BaseException:
             self._draining = before
             raise
 
-    def _stopped(self, _error: Exception) -> None:
+    def _stopped(self, batch: list[Waiting] | None, error: Exception) -> None:
         self._draining = None
+        for entry in batch or ():
+            entry.work.settle(Failure(error))
 
     # On a thread.
 
     def _drain(self, batch: list[Waiting] | None) -> None:
         if batch is not None:
+            self._draining = True  # one that ended since this one was put has said: nobody
             self._run_there(batch)
         while (batch := self._next()) is not None:
             if self._handed_over(batch):
@@ -389,12 +403,14 @@ class BatchingExecutor:
             return False
         if self._place(form, rows_in(batch), len(batch)) is None:
             return False
-        self._draining = job.loop
-        try:
-            job.loop.call_soon_threadsafe(self._run_or_pass_on, batch, job.loop)
-        except RuntimeError:  # it has closed
-            self._draining = True
-            return False
+        with self._lock:
+            if not all(_is_of(entry, job.loop) for entry in (*batch, *self._queue)):
+                return False
+            try:
+                job.loop.call_soon_threadsafe(self._take_over, batch, job.loop)
+            except RuntimeError:  # it has closed
+                return False
+            self._draining, self._handed = job.loop, batch
         return True
 
     def _run_there(self, batch: list[Waiting]) -> None:
@@ -402,7 +418,7 @@ class BatchingExecutor:
         self._running = batch
         meter = Meter()
         try:
-            self.runs.answer([entry for entry in batch if not entry.work.job.done()])
+            self.runs.answer(batch)
         finally:
             self._holder = 0
             self._running = []
@@ -414,14 +430,25 @@ class BatchingExecutor:
 
     # On a loop.
 
+    def _take_over(self, batch: list[Waiting], loop: Any) -> None:
+        with self._lock:
+            if self._handed is not batch:
+                return  # a thread took it back
+            self._handed = None
+        self._run_or_pass_on(batch, loop)
+
     def _turn(self, loop: Any) -> None:
         """One turn of the loop, in which others may have come."""
+        if self._draining is not loop:
+            return
         queue = self._queue
         full = queue.rows >= self._most
         if not self._gathering.turn(queue.calls, full=full):
             loop.call_soon(self._turn, loop)
             return
         with self._lock:
+            if self._draining is not loop:
+                return
             taken = queue.take(time.monotonic())
             if not taken.batch and not taken.late:
                 if queue.due(time.monotonic()) is None:
@@ -431,7 +458,7 @@ class BatchingExecutor:
                     self._put(self.inner.pool("batches", 1), None)
                 return
         for entry in taken.late:
-            entry.work.job.settle(Failure(self._too_late(entry)))
+            entry.work.settle(Failure(self._too_late(entry)))
         if taken.batch:
             self._run_or_pass_on(taken.batch, loop)
         else:
@@ -440,11 +467,14 @@ class BatchingExecutor:
     def _run_or_pass_on(self, batch: list[Waiting], loop: Any) -> None:
         form = batch[0].bucket
         place = self._place(form, rows_in(batch), len(batch)) if type(form) is _Form else None
-        if place is not None and self._run_here(batch, place):
-            loop.call_soon(self._turn, loop)
-        else:
-            with self._lock:
+        ran = place is not None and self._run_here(batch, place)
+        with self._lock:
+            if not ran:
                 self._put(self.inner.pool("batches", 1), batch)
+            elif self._draining is loop:
+                loop.call_soon(self._turn, loop)
+            elif self._queue.calls:
+                self._wake(self.inner.pool("batches", 1))
 
     def _run_here(self, batch: list[Waiting], place: Placement) -> bool:
         """Runs a batch on this thread, a loop's; False where it would have to wait for others."""
@@ -455,7 +485,7 @@ class BatchingExecutor:
             self._holder = threading.get_ident()
             meter = Meter()
             try:
-                self.runs.answer([entry for entry in batch if not entry.work.job.done()])
+                self.runs.answer(batch)
             finally:
                 self.inner.let_go()
                 self._holder = 0
@@ -494,7 +524,7 @@ class BatchingExecutor:
                     self._arrived.wait(pause)
                     self._holding_back = False
             for entry in taken.late:
-                entry.work.job.settle(Failure(self._too_late(entry)))
+                entry.work.settle(Failure(self._too_late(entry)))
             if taken.batch:
                 return taken.batch
 
@@ -511,3 +541,9 @@ class BatchingExecutor:
             self._queue.done(time.monotonic())
             if self._queue.calls:
                 self._wake(self.inner.pool("batches", 1))
+
+
+def _is_of(entry: Waiting, loop: Any) -> bool:
+    """Whether the loop's own callers wait for it."""
+    job = entry.work.job
+    return type(job) is Prompt and job.loop is loop

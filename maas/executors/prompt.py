@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from maas.calls import Result
@@ -35,9 +35,10 @@ class Prompt:
     ----------
     on_cancel : the executor's own; called when nobody waits any more.
     on_loop : whether the model ran on the loop.
+    runs : whether the model works on it, which it may do after its caller has left.
     """
 
-    __slots__ = ("_give", "_loop", "_thread", "answer", "on_cancel", "on_loop")
+    __slots__ = ("_give", "_loop", "_then", "_thread", "answer", "on_cancel", "on_loop", "runs")
 
     def __init__(self, give: Give, loop: Any) -> None:
         self._give: Give | None = give
@@ -46,6 +47,8 @@ class Prompt:
         self.answer: Result | Failure | None = None
         self.on_cancel: Callable[[], object] | None = None
         self.on_loop = False
+        self.runs = False
+        self._then: list[Callable[[], object]] | None = None
 
     @property
     def loop(self) -> Any:
@@ -55,6 +58,26 @@ class Prompt:
     def done(self) -> bool:
         """Whether it has its answer, or nobody waits for one."""
         return self._give is None
+
+    def begin(self) -> None:
+        """For an executor: the work begins, and goes on whether or not its caller waits."""
+        self.runs = True
+
+    def end(self) -> None:
+        """For an executor: the work has ended, or will never begin."""
+        self.runs = False
+        if self._then is not None:
+            self._tell(self._then)
+
+    def when_ended(self, callback: Callable[[], object]) -> None:
+        """Calls it once no work goes on any more, on whatever thread; of one that is done."""
+        then = self._then = [callback]
+        if not self.runs:
+            self._tell(then)
+
+    def _tell(self, then: list[Callable[[], object]]) -> None:
+        with suppress(IndexError):  # both sides may come here: who takes it calls it
+            then.pop()()
 
     def settle(self, answer: Result | Failure) -> None:
         """Gives the answer to whoever waits; ignored after the first, and after `cancel()`."""
@@ -91,16 +114,22 @@ def posting() -> Iterator[None]:
     finally:
         _here.posted = None
         for loop, answers in posted.items():
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(_give_all, answers)
+            _send(loop, answers)
 
 
 def _post(loop: Any, give: Give, answer: Result | Failure) -> None:
     posted = getattr(_here, "posted", None)
-    if posted is not None:
+    if posted is None:
+        _send(loop, [(give, answer)])
+    else:
         posted.setdefault(loop, []).append((give, answer))
-    elif not loop.is_closed():
-        loop.call_soon_threadsafe(give, answer)
+
+
+def _send(loop: Any, answers: list[tuple[Give, Result | Failure]]) -> None:
+    try:  # noqa: SIM105 - `suppress` costs as much as the call
+        loop.call_soon_threadsafe(_give_all, answers)
+    except RuntimeError:  # it has closed, and its callers are gone
+        pass
 
 
 def _give_all(answers: list[tuple[Give, Result | Failure]]) -> None:

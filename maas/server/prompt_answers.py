@@ -4,6 +4,7 @@ The way is that of `answering.py`: the same checks, quotas, slots and counts. Wh
 all calls are (a key, gradients, a stream, a model elsewhere, a long one) goes that way instead.
 """
 
+from functools import partial
 from typing import Any, Protocol
 
 from maas.calls import Call, Result
@@ -124,18 +125,22 @@ class _Turn(Pending):
         self.response: Response | None = None
 
     def holds(self, slots: Slots, caller: str) -> None:
-        """A slot was taken, to be given back by `leave`."""
+        """A slot was taken, to be given back after `leave`."""
         self._slots = slots
         self._caller = caller
 
     def leave(self) -> None:
-        """Lets go of the version, and of the slot."""
+        """Lets go of the version; and of the slot, once the work has ended."""
         version, self._version = self._version, None
         if version is not None:
             self._catalogue.leave(version)
         slots, self._slots = self._slots, None
-        if slots is not None:
+        if slots is None:
+            return
+        if self.prompt is None or not self.prompt.runs:
             slots.leave(self._caller)
+        else:
+            self.prompt.when_ended(partial(slots.leave, self._caller))
 
     def give(self, answer: Result | Failure) -> None:
         """The answer is there."""

@@ -1,10 +1,11 @@
-"""The five places where one and the same model can run, for tests that run in each.
+"""The places where one and the same model can run, for tests that run in each.
 
     here    in this process
     wire    here, through everything but a socket
     asgi    the same, mounted under a prefix in another ASGI app
     unix    another thread's server, by a unix socket
     http    the same, by TCP on the loopback interface
+    workers in a process of its own, if a worker can find it there (`worker_place.py`)
 
 Each grants everything, since a program may do everything here.
 A place is a row of `PLACES`: what opens it for a model, and why there is none on this
@@ -29,6 +30,7 @@ from maas.executors.remote import RemoteExecutor
 from maas.model import Model, connect
 from maas.server.app import Running, Server, serve
 from maas.server.guard import GRANTS
+from maas.testing.worker_place import opened_in_worker
 from maas.transports.inprocess import ASGIApp, InProcessTransport
 
 __all__ = ["PLACES", "Connector", "Mounted", "Place"]
@@ -37,6 +39,8 @@ _Event = MutableMapping[str, Any]
 _MOST_OPEN = 16
 """Kept open at once, by each place: a server with its loop and one caller costs a thread and nine
 file descriptors, 25 once eight called at the same time, and often a process has 1,024."""
+_MOST_WORKERS = 4
+"""A process with torch and what the tests import takes 300 MB."""
 
 
 class Mounted:
@@ -102,11 +106,15 @@ def _by_address(running: Running | None, name: str, stack: contextlib.ExitStack)
 
 @attrs.frozen
 class Place:
-    """One place; `missing` says why this machine has none, and is empty where it has."""
+    """One place; `missing` says why this machine has none, and is empty where it has.
+
+    Without `open` what runs there is made there, of the bare target.
+    """
 
     name: str
-    open: Opener
+    open: Opener | None
     missing: str = ""
+    most: int = _MOST_OPEN
 
 
 _NO_UNIX = "" if hasattr(socket, "AF_UNIX") else "this platform has no unix sockets"
@@ -119,6 +127,7 @@ PLACES: dict[str, Place] = {
         Place("asgi", _open_asgi),
         Place("unix", _open_unix, _NO_UNIX),
         Place("http", _open_http),
+        Place("workers", None, _NO_UNIX, _MOST_WORKERS),
     )
 }
 
@@ -137,11 +146,13 @@ class Connector:
 
     def __init__(self, place: str, *, max_batch_size: int | None = None) -> None:
         self.place = place
+        self._place = PLACES[place]
         self.batching = None if max_batch_size is None else Batching(max_batch_size)
         self._lock = threading.Lock()
         self._open: OrderedDict[Any, tuple[Any, Model[..., Any], contextlib.ExitStack]]
         self._open = OrderedDict()
-        self(_nothing)()
+        if self._place.open is not None:
+            self(_nothing)()
 
     def __call__(self, target: Any, **options: Any) -> Model[..., Any]:
         """A Model of `target` here; `options` are those of `maas.Model`."""
@@ -160,10 +171,13 @@ class Connector:
         self, target: Any, options: dict[str, Any]
     ) -> tuple[Any, Model[..., Any], contextlib.ExitStack]:
         with contextlib.ExitStack() as stack:
+            if self._place.open is None:
+                model = opened_in_worker(target, options, stack)
+                return (target, *options.values()), model, stack.pop_all()
             own = target if isinstance(target, Model) else self._wrapped(target, options)
             if own is not target:
                 stack.callback(own.close)
-            model = PLACES[self.place].open(own, stack)
+            model = self._place.open(own, stack)
             # What is held cannot be collected, so its id stays its own.
             return (target, *options.values()), model, stack.pop_all()
         raise AssertionError  # for the type checker: an ExitStack may swallow exceptions
@@ -176,7 +190,7 @@ class Connector:
         return Model(target, **options)
 
     def _make_room(self) -> None:
-        while len(self._open) >= _MOST_OPEN:
+        while len(self._open) >= self._place.most:
             _key, (_held, _model, stack) = self._open.popitem(last=False)
             stack.close()
 

@@ -1,4 +1,4 @@
-"""The pytest plugin: `maas_connect`, so that one test runs in five places.
+"""The pytest plugin: `maas_connect`, so that one test runs in five places, or in worker processes.
 
 It is loaded wherever maas is installed, so it imports nothing until a test asks
 for its fixture.
@@ -12,7 +12,8 @@ import pytest
 
 __all__ = ["maas_connect", "pytest_addoption", "pytest_configure", "pytest_generate_tests"]
 
-_NAMES = ("here", "wire", "asgi", "unix", "http")
+_USUAL = ("here", "wire", "asgi", "unix", "http")
+_NAMES = (*_USUAL, "workers")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -20,15 +21,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.getgroup("maas").addoption(
         "--maas-places",
         metavar="PLACES",
-        default=",".join(_NAMES),
-        help=f"where tests with maas_connect run, separated by commas; of {', '.join(_NAMES)}",
+        default=",".join(_USUAL),
+        help=f"where tests with maas_connect run, separated by commas; of {', '.join(_NAMES)}, "
+        "all but the last by default, since a worker process takes seconds to start",
     )
     parser.getgroup("maas").addoption(
         "--maas-batching",
         metavar="ROWS",
         type=int,
         default=None,
-        help="wrap what maas_connect is given with maas.Batching(ROWS), where it can be batched",
+        help="wrap what maas_connect is given with maas.Batching(ROWS), where it can be batched; "
+        "a worker's model is made there, and runs as it is",
     )
 
 

@@ -1,6 +1,8 @@
 """Admission: what is refused, with what status, and that it costs those who are served nothing."""
 
 import asyncio
+import concurrent.futures
+import contextlib
 import hashlib
 import threading
 import time
@@ -12,6 +14,7 @@ import pytest
 
 import maas
 from maas.calls import CALL, Call
+from maas.executors.prompt import Prompt
 from maas.server.admission import Quota, Quotas, Slots, rows_of
 
 PATIENCE = 30.0
@@ -186,35 +189,107 @@ class Gate:
         self.opened = threading.Event()
 
     @maas.method(pure=True)
-    def wait(self, x: int) -> int:
+    def wait(self, x: np.ndarray) -> np.ndarray:
         self.entered.release()
         self.opened.wait(PATIENCE)
         return x
 
 
-def test_a_slot_is_held_until_the_work_has_ended():
+ONE, TWO = np.ones((1, 1)), np.full((1, 1), 2.0)
+BATCHED = pytest.mark.parametrize("batching", [None, maas.Batching(8)], ids=["alone", "batched"])
+
+
+@BATCHED
+@pytest.mark.parametrize("place", ["in this process", "over HTTP"])
+def test_a_slot_is_held_until_the_work_has_ended(batching, place):
     """A caller who leaves does not make room while the model still works for nothing."""
     gate = Gate()
-    server = maas.Server({"gate": gate}, max_pending=1)
-    with maas.connect(server, model="gate") as model:
+    server = maas.Server(maas.Model(gate, name="gate", batching=batching), max_pending=1)
+    with contextlib.ExitStack() as stack:
+        if place == "over HTTP":
+            running = stack.enter_context(maas.serve(server, port=0, block=False))
+            model = stack.enter_context(maas.connect(f"{running.url}/gate"))
+        else:
+            model = stack.enter_context(maas.connect(server, model="gate"))
         with pytest.raises(maas.DeadlineExceeded):
-            model.wait.with_options(timeout=0.3)(1)
+            model.wait.with_options(timeout=0.3)(ONE)
         assert gate.entered.acquire(timeout=PATIENCE)
         with pytest.raises(maas.Overloaded, match="in hand"):
-            model.wait(2)
+            model.wait(TWO)
         gate.opened.set()
         slots = server.handler.entrance.slots("gate")
         deadline = time.monotonic() + PATIENCE
         while slots.total and time.monotonic() < deadline:
             threading.Event().wait(0.01)
-        assert model.wait(3) == 3
+        assert model.wait(TWO) == TWO
+
+
+@BATCHED
+def test_work_that_runs_ends_later_than_its_caller_leaves(batching):
+    """A call that is given up while it runs has ended when the run has, and not before."""
+    gate = Gate()
+    executor = maas.Model(gate, name="gate", batching=batching).executor
+    job, ended = executor.submit(Call("gate", "wait", (ONE,))), threading.Event()
+    job.when_ended(ended.set)
+    assert gate.entered.acquire(timeout=PATIENCE)
+    assert job.cancel()
+    assert not ended.is_set()
+    gate.opened.set()
+    assert ended.wait(PATIENCE)
+
+
+@pytest.mark.parametrize("end_first", [False, True])
+def test_a_call_on_a_loop_that_runs_ends_later_than_its_caller_leaves(end_first):
+    """The same of calls that are answered on a loop, in whichever order the two sides come."""
+    heard = []
+
+    async def ask():
+        prompt = Prompt(heard.append, asyncio.get_running_loop())
+        prompt.begin()
+        assert prompt.cancel()
+        if end_first:
+            prompt.end()
+        prompt.when_ended(lambda: heard.append("ended"))
+        assert heard == (["ended"] if end_first else [])
+        prompt.end()
+
+    asyncio.run(ask())
+    assert heard == ["ended"]
+
+
+@BATCHED
+def test_slots_come_back_whatever_becomes_of_the_calls(batching):
+    """Answered, failed, refused by the signature, evicted, late, given up: no slot is lost."""
+    gate = Gate()
+    server = maas.Server(maas.Model(gate, name="gate", batching=batching))
+    with (
+        maas.serve(server, port=0, block=False) as running,
+        maas.connect(f"{running.url}/gate") as model,
+    ):
+        jobs = [model.wait.submit(ONE)]
+        assert gate.entered.acquire(timeout=PATIENCE)
+        jobs += [model.wait.with_options(timeout=0.2).submit(ONE) for _ in range(4)]
+        jobs += [model.wait.with_options(priority=n).submit(ONE) for n in range(8)]
+        jobs += [model.wait.submit("text"), model.wait.submit(np.ones((9, 1)))]
+        for job in jobs[-6::2]:
+            job.cancel()
+        for job in jobs[1:5]:
+            with pytest.raises(maas.DeadlineExceeded):
+                job.result(PATIENCE)
+        gate.opened.set()
+        concurrent.futures.wait(jobs, PATIENCE)
+        slots = server.handler.slots("gate")
+        deadline = time.monotonic() + PATIENCE
+        while slots.total and time.monotonic() < deadline:
+            threading.Event().wait(0.01)
+        assert slots.total == 0
 
 
 def test_a_call_that_waits_and_is_given_up_frees_its_slot():
     """A call that never began frees its slot when its caller leaves."""
     gate = Gate()
     executor = maas.Model(gate).executor
-    call = Call("gate", "wait", (1,))
+    call = Call("gate", "wait", (ONE,))
     executor._methods["wait"] = attrs.evolve(executor.method("wait"), pure=False, exclusive=True)
     running = executor.submit(call)
     assert gate.entered.acquire(timeout=PATIENCE)
@@ -224,7 +299,7 @@ def test_a_call_that_waits_and_is_given_up_frees_its_slot():
     assert waiting.cancel()
     assert ended.wait(PATIENCE)
     gate.opened.set()
-    assert running.result(PATIENCE) == 1
+    assert running.result(PATIENCE) == ONE
 
 
 # Both, under load.
