@@ -291,7 +291,9 @@ class PrivateCopy:
         answer = self._executor.answer(inner)
         if isinstance(answer, Failure) or not context.grad:
             return answer
-        trained = [each for each in self._module.parameters() if each.requires_grad]
+        workshop = self._workshop
+        every = self._module.parameters() if workshop is None else workshop.parameters
+        trained = [each for each in every if each.requires_grad]
         inputs: list[torch.Tensor | None] = [*call.leaves]
         if rung == "mirror":
             inputs += trained
