@@ -109,7 +109,7 @@ class NotFound(Error, LookupError):
 
 
 class Expired(Error, LookupError):
-    """A graph or a private copy that a server kept is gone; the message says by which limit."""
+    """A graph or a private copy that a server kept is gone; the message says why."""
 
     code = "expired"
     status = 410

@@ -7,27 +7,30 @@ given up is decided by `supervision.Life`; here it is done, and what happens is 
 import asyncio
 import collections
 import contextlib
+import errno
 import itertools
 import json
 import logging
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import attrs
 
-from maas.calls import Context, Info
-from maas.errors import NotReady, Overloaded
+from maas.calls import Context, Info, Result
+from maas.errors import Expired, NotReady, Overloaded, TransportError
 from maas.executors.base import ModelInfo, late
 from maas.executors.places import Expected, check_expected
 from maas.executors.remote import RemoteExecutor
 from maas.executors.supervision import Act, Life, Pace, Phase
+from maas.failures import REMOTE_TRACEBACK
 from maas.http import Headers
 from maas.limits import Limits
 from maas.transports.handed import HandedTransport
+from maas.wire import Failure
 
-__all__ = ["Asked", "Crew", "Launch", "Process", "Worker"]
+__all__ = ["Asked", "Crew", "Launch", "Process", "Worker", "is_models"]
 
 _LOG = logging.getLogger("maas")
 
@@ -38,6 +41,10 @@ _MOST_WAITING = 4096
 _SUSPECT = 3
 """Processes in a row that end without a word before a worker is taken for one that cannot start;
 one, or two, may have been killed."""
+
+
+_NO_ROOM = (errno.EMFILE, errno.ENFILE)
+"""For one more connection in this process, which says nothing of the other."""
 
 
 class Process(Protocol):
@@ -80,6 +87,32 @@ class Asked(RemoteExecutor):
     def _runs_twice_as_once(self, *_: Any) -> bool:
         return False
 
+    def put(
+        self, method: str, args: tuple[Any, ...], context: Context, *, repeatable: bool
+    ) -> Result | Failure:
+        """As of any server; what a process kept, a graph or a private copy, has ended with it."""
+        with self._keeping():
+            return super().put(method, args, context, repeatable=repeatable)
+
+    async def aput(
+        self, method: str, args: tuple[Any, ...], context: Context, *, repeatable: bool
+    ) -> Result | Failure:
+        """As `put`."""
+        with self._keeping():
+            return await super().aput(method, args, context, repeatable=repeatable)
+
+    @contextlib.contextmanager
+    def _keeping(self) -> Iterator[None]:
+        try:
+            yield
+        except TransportError as error:
+            if is_models(error) or getattr(error.__cause__, "errno", None) in _NO_ROOM:
+                raise
+            raise Expired(
+                f"the worker of {self.name} that kept this graph or private copy has ended, and "
+                "what it kept is lost; call again, or train anew from the last state that you have"
+            ) from None
+
     def close(self) -> None:
         """Lets go of the connections; for a call that is on its way it is a lost worker."""
         self._let_go()
@@ -87,6 +120,12 @@ class Asked(RemoteExecutor):
     def located(self, info: Info, _headers: Headers) -> Info:
         """The facts; a worker's one version is none that anybody chose."""
         return info.seen_from(self.where)
+
+
+def is_models(error: TransportError) -> bool:
+    """Whether the model raised it, and no connection of ours broke."""
+    notes = getattr(error, "__notes__", ())
+    return any(str(note).startswith(REMOTE_TRACEBACK) for note in notes)
 
 
 class Crew:

@@ -377,6 +377,16 @@ class RemoteExecutor:
         answer: Result | Failure = self._here(self._question(call, repeatable), context.deadline)
         return answer
 
+    async def aput(
+        self, method: str, args: tuple[Any, ...], context: Context, *, repeatable: bool
+    ) -> Result | Failure:
+        """As `put`, waited for on the I/O loop."""
+        call = Call(self.name, method, args, context=context)
+        answer: Result | Failure = await self._there(
+            self._question(call, repeatable), context.deadline
+        )
+        return answer
+
     def tell(self, method: str, args: tuple[Any, ...]) -> None:
         """Tells the place itself something; not now, and not for sure."""
         with contextlib.suppress(Exception):
@@ -388,10 +398,9 @@ class RemoteExecutor:
         raise NotImplementedError
 
     async def _told(self, method: str, args: tuple[Any, ...]) -> None:
-        until = time.monotonic() + _INTRODUCTION
-        call = Call(self.name, method, args, context=Context(deadline=until))
+        context = Context(deadline=time.monotonic() + _INTRODUCTION)
         with contextlib.suppress(Exception):
-            await self._there(self._question(call, repeatable=True), until)
+            await self.aput(method, args, context, repeatable=True)
 
     def submit(self, call: Call) -> Job[Any]:
         """The answer, later, from the I/O loop."""

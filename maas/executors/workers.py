@@ -34,9 +34,8 @@ from maas.executors.base import (
     no_method,
     waited_for,
 )
-from maas.executors.crew import Asked, Crew, Launch, Worker
+from maas.executors.crew import Asked, Crew, Launch, Worker, is_models
 from maas.executors.supervision import Pace
-from maas.failures import REMOTE_TRACEBACK
 from maas.limits import Limits
 from maas.loops import Home, begin, run
 from maas.signature import Signature
@@ -104,7 +103,7 @@ class WorkerExecutor:
             try:
                 return await executor.answered(bare)
             except TransportError as error:
-                if _is_models(error):
+                if is_models(error):
                     return Failure(error)
                 broken = error
             finally:
@@ -150,6 +149,17 @@ class WorkerExecutor:
             return call.context.key is not None
         training = info.training if call.context.training is None else call.context.training
         return method.pure and not method.stochastic and not training
+
+    async def holder(self, context: Context) -> Asked:
+        """What asks one worker alone, on the I/O loop, for what is kept is known to no other.
+
+        It stays with that process, and raises `Expired` once that has ended.
+        """
+        worker = await self.crew.taken(context)
+        executor = worker.executor
+        assert executor is not None  # noqa: S101 - it takes calls
+        self.crew.give_back(worker, executor)
+        return executor
 
     def stream(self, call: Call) -> Stream[Any]:
         """The items of a generator method, all from one worker."""
@@ -259,7 +269,7 @@ class _WorkerStream(Stream[Any]):
         """Lets the next try find another worker, or raises."""
         worker, asked = self._worker, self._asked
         await self._close()
-        if _is_models(error) or worker is None or asked is None:
+        if is_models(error) or worker is None or asked is None:
             raise error
         if self._items:
             self._executor.crew.lost(worker, asked)
@@ -292,9 +302,3 @@ def _once(call: Call) -> Call:
     if call.context.key is None and not call.context.retries:
         return call
     return attrs.evolve(call, context=attrs.evolve(call.context, key=None, retries=0))
-
-
-def _is_models(error: TransportError) -> bool:
-    """Whether the model raised it, and no connection of ours broke."""
-    notes = getattr(error, "__notes__", ())
-    return any(str(note).startswith(REMOTE_TRACEBACK) for note in notes)

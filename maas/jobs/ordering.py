@@ -19,6 +19,7 @@ from maas.store.folders import WEIGHTS
 from maas.store.torch_weights import architecture
 from maas.train.here import local_executor
 from maas.train.recipe import Recipe
+from maas.train.session import Session
 
 __all__ = ["copy_of", "order_for"]
 
@@ -76,6 +77,11 @@ def copy_of(model: Model[..., Any], *, name: str, owner: str, address: str) -> O
 def _source(model: Model[..., Any]) -> tuple[str | None, int, Any]:
     """Import path, bytes of weights, and what writes them into a folder."""
     executor = local_executor(model)
+    if isinstance(model.executor, Session) and model.executor.settled():
+        raise Unsupported(
+            f"this handle has a private copy in a worker process, and a job begins with what the "
+            f"workers of {model.name} import; go on with the loop, or connect anew for a job"
+        )
     if executor is None:
         return _source_of_workers(model)
     target = executor.backend.target

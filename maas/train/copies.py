@@ -11,6 +11,11 @@ works (steps, zeroed gradients), changed tensors, and changed `requires_grad`, w
 first. The first change makes the copy real: its own weights, buffers and
 optimizer states, charged against `maas.Leases`. Nobody else ever sees it.
 
+    release(graphs), close()                     graphs, or the copy itself, that nobody wants;
+                                                 no questions, so they come in any order
+
+Of a model that runs behind this server the copy is there too, and is asked through `relay.py`.
+
 A copy answers one question at a time, in the order of their numbers. One that comes
 again (its answer was lost) is given the same answer; works have numbers of their own and are
 each done once.
@@ -36,7 +41,9 @@ from maas.model import Model
 from maas.server.guard import Caller
 from maas.server.leases import Bounds, Table
 from maas.server.services import Services, settle
+from maas.train.elsewhere import Elsewhere
 from maas.train.layout import layout_of, tensors_of
+from maas.train.relay import RelayedCopy
 from maas.train.works import Workshop
 from maas.wire import Failure
 
@@ -48,7 +55,7 @@ class Copies:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self.table: Table[PrivateCopy] = Table(
+        self.table: Table[PrivateCopy | RelayedCopy] = Table(
             Bounds.of(
                 services.leases,
                 "this private copy of the model",
@@ -62,15 +69,33 @@ class Copies:
         caller.check_grant("train", call.model)
         operation, name, *rest = _started(call)
         if operation == "open":
-            job: Job[Any] = Job()
-            settle(job, lambda: self._opened(caller.id, model))
-            return job
+            return self._open(caller.id, model, call.context)
         if operation == "close":
             self.table.drop(caller.id, [name])
-            job = Job()
-            job.settle(Result(None))
-            return job
-        return self.table.find(caller.id, name).submit(operation, rest, call)
+            return _done(Result(None))
+        found = self.table.find(caller.id, name)
+        if operation == "release":
+            found.release(_names(rest))
+            return _done(Result(None))
+        return found.submit(operation, rest, call)
+
+    def _open(self, owner: str, model: Model[..., Any], context: Context) -> Job[Any]:
+        if isinstance(model.executor, Elsewhere):
+            return self._relayed(owner, RelayedCopy(model.executor), context)
+        job: Job[Any] = Job()
+        settle(job, lambda: self._opened(owner, model))
+        return job
+
+    def _relayed(self, owner: str, made: RelayedCopy, context: Context) -> Job[Any]:
+        name = self.table.add(owner, made, 0)
+        job = made.open(name, context)
+
+        def opened(_job: Any) -> None:
+            if not isinstance(job.answer, Result):
+                self.table.drop(owner, [name])
+
+        job.add_done_callback(opened)
+        return job
 
     def _opened(self, owner: str, model: Model[..., Any]) -> Result:
         executor = _trainable(model)
@@ -89,6 +114,18 @@ def _started(call: Call) -> tuple[Any, ...]:
     if call.kwargs or len(args) < 2 or type(args[0]) is not str or type(args[1]) is not str:
         raise CodecError("_train wants an operation, the name of a copy, and what belongs to these")
     return args
+
+
+def _done(result: Result) -> Job[Any]:
+    job: Job[Any] = Job()
+    job.settle(result)
+    return job
+
+
+def _names(rest: Sequence[Any]) -> list[str]:
+    if len(rest) != 1 or type(rest[0]) is not list:
+        raise CodecError("release wants a list of graphs")
+    return [name for name in rest[0] if type(name) is str]
 
 
 def _trainable(model: Model[..., Any]) -> LocalExecutor:
@@ -127,6 +164,10 @@ class PrivateCopy:
     def executor(self) -> LocalExecutor:
         """What answers its calls."""
         return self._executor
+
+    def release(self, graphs: list[str]) -> None:
+        """Lets go of graphs behind its results."""
+        self._services.graphs.table.drop(self._owner, graphs)
 
     def submit(self, operation: str, arguments: Sequence[Any], call: Call) -> Job[Any]:
         """The answer to one question, after those before it."""
@@ -250,7 +291,9 @@ class PrivateCopy:
         answer = self._executor.answer(inner)
         if isinstance(answer, Failure) or not context.grad:
             return answer
-        trained = [each for each in self._module.parameters() if each.requires_grad]
+        workshop = self._workshop
+        every = self._module.parameters() if workshop is None else workshop.parameters
+        trained = [each for each in every if each.requires_grad]
         inputs: list[torch.Tensor | None] = [*call.leaves]
         if rung == "mirror":
             inputs += trained

@@ -134,9 +134,10 @@ class _Stays:
             raise Unsupported("a group can be added before the first step of this optimizer only")
         super().add_param_group(param_group)  # type: ignore[misc]
 
-    def _begin(self) -> list[dict[str, Any]]:
-        options = [_options(group) for group in self.param_groups]
+    def _begun(self) -> list[dict[str, Any]]:
+        """The options of the groups as the optimizer there has them; it is made if need be."""
         if self._told is None:
+            options = [_options(group) for group in self.param_groups]
             groups = [
                 {**chosen, "params": [each.path for each in group["params"]]}
                 for chosen, group in zip(options, self.param_groups, strict=True)
@@ -144,7 +145,7 @@ class _Stays:
             name = type(self).__mro__[2].__name__
             self._session.do("make", self._number, name, groups)
             self._told = options
-        return options
+        return self._told
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Steps where the weights are; travels with the next question."""
@@ -152,28 +153,28 @@ class _Stays:
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        options = self._begin()
         changed = [
-            {name: value for name, value in now.items() if value != before.get(name)}
-            for now, before in zip(options, self._told or (), strict=True)
+            {name: value for name, value in _options(now).items() if value != before.get(name)}
+            for now, before in zip(self.param_groups, self._begun(), strict=True)
         ]
-        self._told = options
+        for before, options in zip(self._begun(), changed, strict=True):
+            before.update(options)
         self._session.do("step", self._number, changed)
         return loss
 
     def zero_grad(self, set_to_none: bool = True) -> None:  # noqa: FBT002 - as torch has it
         """Forgets the gradients where they are; travels with the next question."""
-        self._begin()
+        self._begun()
         self._session.do("zero", self._number, set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
         """As torch's, fetched."""
-        self._begin()
+        self._begun()
         return self._session.optimizer_state(self._number)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """As torch's; the groups' options are taken over here as well."""
-        self._begin()
+        self._begun()
         self._session.do("load", self._number, state_dict)
         for group, given in zip(self.param_groups, state_dict["param_groups"], strict=True):
             group.update({name: value for name, value in given.items() if name != "params"})

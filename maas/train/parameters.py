@@ -13,8 +13,8 @@ import torch
 
 from maas.errors import Unsupported
 from maas.executors.local import LocalExecutor
-from maas.executors.remote import RemoteExecutor
 from maas.model import Model
+from maas.train.elsewhere import Elsewhere
 from maas.train.session import Session
 
 __all__ = [
@@ -38,7 +38,7 @@ def _began(model: Model[..., Any]) -> torch.nn.Module | Session:
         executor = model._executor
         if isinstance(executor, Session):
             return executor
-        if isinstance(executor, RemoteExecutor):
+        if isinstance(executor, Elsewhere):
             session = Session(executor)
             model._executor = session
             return session

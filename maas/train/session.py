@@ -28,14 +28,14 @@ from maas.errors import ProtocolError, Unsupported
 from maas.executors import gradients
 from maas.executors.base import Job, ModelInfo, Stream, finish
 from maas.executors.remote import RemoteExecutor
+from maas.loops import run
 from maas.signature import Signature
+from maas.train.elsewhere import TRAIN, Elsewhere, holder_of
 from maas.train.layout import bare_module
 from maas.train.resident import Distant
 from maas.wire import Failure
 
-__all__ = ["TRAIN", "Session"]
-
-TRAIN = "_train"
+__all__ = ["Session"]
 
 
 class Session:
@@ -46,8 +46,10 @@ class Session:
 
     exactly_once = True
 
-    def __init__(self, inner: RemoteExecutor) -> None:
+    def __init__(self, inner: Elsewhere) -> None:
         self._inner = inner
+        # Who has the copy, once there is one.
+        self._holder: RemoteExecutor | None = None
         self.name = inner.name
         self.where = inner.where
         self._lock = threading.RLock()
@@ -69,7 +71,7 @@ class Session:
         self._serial: concurrent.futures.ThreadPoolExecutor | None = None
 
     @property
-    def inner(self) -> RemoteExecutor:
+    def inner(self) -> Elsewhere:
         """What asks the model that others see."""
         return self._inner
 
@@ -155,7 +157,7 @@ class Session:
             question = (lent.method, list(lent.args), dict(lent.kwargs), rung)
             return self._put("call", question, lent.context)
 
-        return self._inner.lend(call, ask)
+        return self._opened(call.context).lend(call, ask)
 
     # As the place that keeps the graphs.
 
@@ -168,9 +170,10 @@ class Session:
         """A backward step whose gradients all stay there: it travels with the next question."""
         self.do("backward", *args, torch._C._current_graph_task_id())
 
-    def tell(self, method: str, args: tuple[Any, ...]) -> None:
+    def tell(self, _method: str, args: tuple[Any, ...]) -> None:
         """Lets go of graphs, in any order."""
-        self._inner.tell(method, args)
+        if self._holder is not None:
+            self._holder.tell(TRAIN, ("release", self._copy, *args))
 
     # Questions.
 
@@ -182,11 +185,11 @@ class Session:
         changes: Mapping[str, torch.Tensor] | None = None,
     ) -> Result | Failure:
         with self._lock:
-            self._open(context)
+            holder = self._opened(context)
             self._number += 1
             works, changes, flags = list(self._works), self._changed(changes or {}), self._flagged()
             question = (operation, self._copy, self._number, works, changes, flags, *args)
-            answer = self._inner.put(TRAIN, question, context, repeatable=True)
+            answer = holder.put(TRAIN, question, context, repeatable=True)
             if isinstance(answer, Result):
                 # Until then they are sent again: each is done once.
                 del self._works[: len(works)]
@@ -195,16 +198,22 @@ class Session:
                     self._sent[name].copy_(changes[name])
             return answer
 
-    def _open(self, context: Context) -> None:
-        if self._copy is not None:
-            return
-        told = finish(self._inner.put(TRAIN, ("open", ""), context, repeatable=False)).value
+    def _opened(self, context: Context) -> RemoteExecutor:
+        """Who has the copy; it is made at the first question."""
+        with self._lock:
+            if self._holder is None:
+                self._open(run(holder_of(self._inner, context)).result(), context)
+            assert self._holder is not None  # noqa: S101 - `_open` raises or sets it
+            return self._holder
+
+    def _open(self, holder: RemoteExecutor, context: Context) -> None:
+        told = finish(holder.put(TRAIN, ("open", ""), context, repeatable=False)).value
         if type(told) is not dict or told.keys() != {"copy", "layout", "parameters"}:
             raise ProtocolError(f"{self.where} does not say what it trains", answered=True)
         self._layout, self._facts = told["layout"], told["parameters"]
         self._flags = {name: fact[0] for name, fact in self._facts.items()}
-        self._copy, self.name = told["copy"], self._inner.name
-        finalizer = weakref.finalize(self, self._inner.tell, TRAIN, ("close", self._copy))
+        self._holder, self._copy, self.name = holder, told["copy"], holder.name
+        finalizer = weakref.finalize(self, holder.tell, TRAIN, ("close", self._copy))
         finalizer.atexit = False
 
     def _changed(self, told: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -289,7 +298,7 @@ class Session:
                     "torch.optim; connect anew to have them stay where the model runs"
                 )
             if self._distant is None:
-                self._open(AMBIENT)
+                self._opened(AMBIENT)
                 held = {name: Distant.of(self, name, fact) for name, fact in self._facts.items()}
                 parts = [[path, parameters, []] for path, parameters, _ in self._layout]
                 self._distant, self._apart = bare_module(parts, held), True

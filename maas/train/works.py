@@ -5,7 +5,7 @@ and so are optimizers: a server never receives code. They are numbered where the
 is done once, in order, however often it arrives.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +19,9 @@ OPTIMIZERS: Mapping[str, type[torch.optim.Optimizer]] = {
     "Adam": torch.optim.Adam,
     "AdamW": torch.optim.AdamW,
 }
+_Gradients = Sequence[tuple[torch.Tensor, torch.Tensor]]
+"""Parameters, none twice, and a gradient of each."""
+
 _STATE = {"SGD": 1, "Adam": 3, "AdamW": 3}
 """Tensors that an optimizer keeps for each parameter at most, of the parameter's size."""
 
@@ -31,10 +34,11 @@ class Workshop:
 
     def __init__(self, module: torch.nn.Module, charge: Callable[[int], None]) -> None:
         self._parameters = dict(module.named_parameters())
+        self.parameters = tuple(self._parameters.values())
         self._charge = charge
         self.optimizers: dict[int, torch.optim.Optimizer] = {}
         self._run = 0
-        self._gathered: dict[torch.Tensor, torch.Tensor] = {}
+        self._gathered: list[_Gradients] = []
 
     def do(self, work: Any) -> Any:
         """Does one work and gives what it gives.
@@ -81,23 +85,21 @@ class Workshop:
             group.update(changed)
         optimizer.step()
 
-    def gather(self, run: int, gradients: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> None:
-        """Adds up gradients within one backward run, as the engine does before it hands them on."""
+    def gather(self, run: int, gradients: _Gradients) -> None:
+        """Keeps gradients until the backward run that they belong to is over."""
         if run != self._run:
             # Of a run that has failed, nothing is left.
-            self._run, self._gathered = run, {}
-        for parameter, gradient in gradients:
-            before = self._gathered.get(parameter)
-            self._gathered[parameter] = gradient if before is None else before + gradient
+            self._run, self._gathered = run, []
+        self._gathered.append(gradients)
 
     def _merge(self, run: int) -> None:
         """That backward run is over: its gradients are added to those of the parameters."""
-        gathered, self._gathered = self._gathered, {}
+        gathered, self._gathered = self._gathered, []
         if run != self._run:
             return
         others: dict[torch.Tensor, torch.Tensor] = {}
         taken: set[int] = set()
-        for parameter, gradient in gathered.items():
+        for parameter, gradient in _added(gathered):
             memory = gradient.untyped_storage().data_ptr() if gradient.is_contiguous() else 0
             first = parameter.grad is None and gradient.stride() == parameter.stride()
             if first and memory and memory not in taken:
@@ -111,7 +113,7 @@ class Workshop:
 
     def _zero(self, number: int | None, set_to_none: bool) -> None:
         if number is None:
-            _zero(self._parameters.values(), set_to_none)
+            _zero(self.parameters, set_to_none)
         else:
             self.optimizer(number).zero_grad(set_to_none)
 
@@ -135,6 +137,18 @@ class Workshop:
         "clip value": _clip_value,
         "load": _load,
     }
+
+
+def _added(gathered: list[_Gradients]) -> _Gradients:
+    """Those of one backward run added up, as the engine does before it hands them on."""
+    if len(gathered) == 1:
+        return gathered[0]
+    found: dict[torch.Tensor, torch.Tensor] = {}
+    for gradients in gathered:
+        for parameter, gradient in gradients:
+            before = found.get(parameter)
+            found[parameter] = gradient if before is None else before + gradient
+    return list(found.items())
 
 
 def _zero(parameters: Iterable[torch.nn.Parameter], set_to_none: bool) -> None:

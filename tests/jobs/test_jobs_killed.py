@@ -1,8 +1,9 @@
 """Jobs whose processes are killed at any moment: they end as if nothing had happened.
 
-The long form, which prints its figures:
+The long form prints its figures. It starts forty processes that import torch, which takes longer
+than pytest's watchdog gives a test:
 
-    .venv/bin/python -m pytest -m long -s tests/jobs/test_jobs_killed.py
+    .venv/bin/python -m pytest -m long -s -o faulthandler_timeout=7200 tests/jobs -k killed
 """
 
 import errno
@@ -38,10 +39,14 @@ RECIPE = {
     "batch_size": 16,
 }
 
+PATIENT = 1200.0
+"""Seconds until a process must have moved. One that imports torch at the lowest priority, beside
+many others, has taken more than 240."""
+
 
 def _until(found, what):
     """What `found` gives once it gives something."""
-    until = time.monotonic() + 240
+    until = time.monotonic() + PATIENT
     while not (value := found()):
         assert time.monotonic() < until, what
         time.sleep(0.002)
@@ -53,7 +58,7 @@ def _plain(step):
 
 
 @pytest.mark.parametrize(
-    ("kills", "epochs"), [(2, 16), pytest.param(40, 300, marks=pytest.mark.long)]
+    ("kills", "epochs"), [(2, 16), pytest.param(40, 80, marks=pytest.mark.long)]
 )
 def test_killed_at_any_moment_it_ends_the_same(training, tmp_path, kills, epochs):
     """After kills at random moments, weights, optimizer and metrics are those without any."""
@@ -76,9 +81,12 @@ def test_killed_at_any_moment_it_ends_the_same(training, tmp_path, kills, epochs
         watched.process.wait()
         moments["inside a checkpoint" if _unfinished(job) else "elsewhere"] += 1
         seen = job.events.count()
-    _until(lambda: job.outcome, "no end")
+    print(f"{kills} kills: {dict(moments)}, the last one after {seen} steps")
+    while not job.outcome:
+        # Each step has its checkpoint, so on a busy disk the rest may take minutes.
+        _until(partial(_moved, job, job.events.count()), "no end")
     keeper.close()
-    print(f"{kills} kills: {dict(moments)}, {job.events.count()} steps")
+    print(f"{job.events.count()} steps")
     assert job.outcome.state == "done", job.outcome
 
     expected = Run(net, training.rows(), recipe)
@@ -94,6 +102,10 @@ def test_killed_at_any_moment_it_ends_the_same(training, tmp_path, kills, epochs
 
 def _advanced(job, number):
     return job.events.count() > number
+
+
+def _moved(job, number):
+    return job.outcome or _advanced(job, number)
 
 
 def _unfinished(job):

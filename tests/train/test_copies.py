@@ -252,13 +252,6 @@ def test_what_has_no_parameters(maas_connect, target):
     assert model(3) == 3
 
 
-def test_a_gateway_does_not_train(server):
-    """Behind a gateway a model is not trained; the error says where it can be."""
-    gateway = maas.Server({"net": maas.connect(server.server)}, allow=GRANTS)
-    with pytest.raises(maas.Unsupported, match="connect to where it runs"):
-        list(maas.connect(gateway).parameters())
-
-
 # The two rungs exclude each other.
 
 
