@@ -36,9 +36,9 @@ def network(width: int, outputs: int) -> nn.Module:
 def trained(x: Any, y: Any, outputs: int, **options: Any) -> maas.Model[..., Any]:
     """A model behind its scaler: searched for here, and fitted here and at a server."""
     model = maas.data.prepared(network(x.shape[1], outputs), maas.data.StandardScaler().fit(x))
-    search = model.search((x, y), SPACE, trials=6, epochs=8, **options)
+    search = model.search((x, y), SPACE, trials=4, epochs=8, **options)
     print(search.table(), "\n")
-    chosen = {**search.options, "epochs": 60, "patience": 8, "schedule": "cosine"}
+    chosen = {**search.options, "epochs": 60, "patience": 5, "schedule": "cosine"}
     grants = {"call", "describe", "train"}
     with (
         tempfile.TemporaryDirectory() as jobs,

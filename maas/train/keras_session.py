@@ -155,13 +155,13 @@ class KerasSession:
         """The answer of the private copy, an operation on the caller's tape where one records."""
         import tensorflow as tf
 
-        method = self.method(call.method, call.context)
-        method.signature.check(call.args, call.kwargs, method.label)
         if not tf.executing_eagerly():
             raise Unsupported(
                 f"{self.name} runs at {self.where}, and a tf.function cannot be traced across; "
                 "call it outside of one"
             )
+        method = self.method(call.method, call.context)
+        method.signature.check(call.args, call.kwargs, method.label)
         inputs, values = floating(tensors_in([list(call.args), dict(call.kwargs)])), self._values()
         answers: list[Result] = []
 
