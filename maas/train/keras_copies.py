@@ -30,6 +30,7 @@ from maas.model import Model
 from maas.server.guard import Caller
 from maas.server.leases import Bounds, Table
 from maas.server.services import Services, settle
+from maas.store import weights_of
 from maas.tensors import DTYPES
 from maas.train.taped import floating, tensors_in
 from maas.wire import Failure
@@ -98,7 +99,7 @@ class KerasCopies:
         executor = _trainable(model)
         copy = _Copy(owner, self.tapes)
         # Its weights and their gradients.
-        name = self.copies.add(owner, copy, 2 * _weights(executor.backend.target))
+        name = self.copies.add(owner, copy, 2 * weights_of("keras").nbytes(executor.backend.target))
         try:
             copy.begin(executor)
         except BaseException:
@@ -236,10 +237,6 @@ _QUESTIONS: Mapping[str, _Question] = {
 }
 
 
-def _weights(target: Any) -> int:
-    return sum(math.prod(each.shape) * DTYPES[str(each.dtype)] for each in target.variables)
-
-
 def _cloned(target: Any, name: str) -> Any:
     """A model of its own with the same layers, and the very values of all variables."""
     import keras
@@ -269,4 +266,5 @@ def _nbytes(target: Any, inputs: Sequence[Any], outputs: Sequence[Any]) -> int:
         math.prod(rows if size is None else size for size in each.shape) * DTYPES[str(each.dtype)]
         for each in given
     )
-    return inner + sum(each.shape.num_elements() * each.dtype.size for each in (*inputs, *outputs))
+    ends: int = sum(each.shape.num_elements() * each.dtype.size for each in (*inputs, *outputs))
+    return inner + ends
