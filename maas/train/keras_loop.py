@@ -6,6 +6,7 @@ compiled between two steps too: what its layers draw comes from states of their 
 part of the run's state, as its weights are.
 """
 
+import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -119,10 +120,8 @@ def _draws(seed: int, model: Any) -> Any:
         return None
     import torch
 
-    from maas.train.draws import Draws
-
     device = next((each.device for each in model.parameters()), torch.device("cpu"))
-    return Draws(seed, device)
+    return importlib.import_module("maas.train.draws").Draws(seed, device)
 
 
 def _copied(variables: Sequence[Any]) -> dict[str, Any]:

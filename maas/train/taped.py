@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from maas import tensors
 from maas.limits import Limits
 from maas.values import Path, rebuild
 
@@ -26,14 +27,14 @@ def tensors_in(value: Any) -> list[Any]:
     return found
 
 
-def floating(tensors: Sequence[Any]) -> list[Any]:
+def floating(every: Sequence[Any]) -> list[Any]:
     """Those of them that have gradients."""
-    return [each for each in tensors if each.dtype.is_floating]
+    return [each for each in every if each.dtype.is_floating]
 
 
-def replaced(value: Any, tensors: Sequence[Any]) -> Any:
+def replaced(value: Any, others: Sequence[Any]) -> Any:
     """The value with other tensors in place of its own, in the order of `tensors_in`."""
-    rest, kinds = iter(tensors), _kinds()
+    rest, kinds = iter(others), _kinds()
     return rebuild(
         value,
         _VALUE,
@@ -43,7 +44,6 @@ def replaced(value: Any, tensors: Sequence[Any]) -> Any:
 
 
 def _kinds() -> tuple[type, ...]:
-    # Only where there are such tensors is TensorFlow loaded.
-    from maas.tensors import tensorflow_tensors
-
-    return tensorflow_tensors.TYPES
+    found = tensors.adapter("tensorflow")
+    kinds: tuple[type, ...] = () if found is None else found.TYPES
+    return kinds

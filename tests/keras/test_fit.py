@@ -146,6 +146,25 @@ def test_a_fit_at_a_server_is_a_job_that_gives_what_fit_gives_here(tmp_path, mon
     server.close()
 
 
+@pytest.mark.long
+def test_a_job_that_was_interrupted_goes_on_to_the_bit(tmp_path):
+    """Cancelled in the middle and resumed, in another process, it makes what `fit` makes here."""
+    recipe = {"epochs": 60, "batch_size": 4, "validation": 0.2}
+    here = maas.Model(drawing())
+    server = maas.Server({"net": drawing()}, allow={"call", "train"}, jobs=tmp_path / "jobs")
+    with maas.connect(server, model="net") as model:
+        job = model.fit.submit((X, Y), name="run-1", **recipe)
+        for _ in zip(range(20), job.events(), strict=False):
+            pass
+        job.cancel()
+        assert job.wait(300) == "cancelled"
+        assert job.told()["steps"] < job.total
+        made = job.resume().result(300)
+        assert job.history().losses == here.fit((X, Y), **recipe).losses
+        np.testing.assert_array_equal(made(X), here(X))
+    server.close()
+
+
 def test_what_no_job_can_train_is_refused(tmp_path):
     """A class of one's own, whose code no folder holds, and a function, by their kind."""
 

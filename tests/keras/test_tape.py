@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import maas
-from maas.errors import Expired, Forbidden, Unsupported
+from maas.calls import AMBIENT
+from maas.errors import Conflict, Expired, Forbidden, Unsupported
 
 tf = pytest.importorskip("tensorflow")
 keras = pytest.importorskip("keras")
@@ -133,6 +134,21 @@ def test_a_tape_that_gave_way_says_so():
             outputs = [model(tf.constant(X))[0] for _ in range(2)]
         with pytest.raises(Expired, match="graphs=1"):
             tape.gradient(outputs[0], variables)
+
+
+def test_a_question_that_comes_again_is_answered_once():
+    """A question of the last number gets the last answer again, an older one is a conflict."""
+    server = maas.Server({"net": net()}, allow=GRANTS)
+    with maas.connect(server) as model:
+        copy = model.executor.put("_tape", ("open",), AMBIENT, repeatable=False).value["copy"]
+
+        def call(number):
+            question = ("call", copy, number, {}, "__call__", [tf.constant(X)], {})
+            return model.executor.put("_tape", question, AMBIENT, repeatable=True)
+
+        names = [call(number).value["tape"] for number in (1, 1, 2)]
+        assert names[0] == names[1] != names[2]
+        assert isinstance(call(1).error, Conflict)
 
 
 def test_what_cannot_be_trained_so_is_refused():
