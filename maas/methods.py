@@ -25,5 +25,7 @@ def built_in(name: str) -> Callable[..., Any] | None:
 
 
 def bound(function: Callable[..., Any], model: Any) -> Any:
-    """What `model.<name>` is for the function, or class, behind it."""
+    """What `model.<name>` is for the function, class or property behind it."""
+    if isinstance(function, property):
+        return function.__get__(model)
     return function(model) if isinstance(function, type) else types.MethodType(function, model)

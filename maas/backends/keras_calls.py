@@ -22,7 +22,7 @@ from maas.parameters import Parameter
 from maas.schema import ANY, Schema, TensorSpec
 from maas.signature import Signature
 
-__all__ = ["KerasCalls", "array_of"]
+__all__ = ["KerasCalls", "array_of", "in_numpy"]
 
 
 def array_of(variable: Any) -> Any:
@@ -31,10 +31,16 @@ def array_of(variable: Any) -> Any:
     Not by way of Keras, which casts bfloat16 on torch.
     """
     value = variable.value
-    value = value.read_value() if hasattr(value, "read_value") else value
-    adapter: Any = tensors.adapter_for(type(value))
-    dtype, shape = adapter.facts(value)
-    data = bytearray(adapter.contents(value, ()))
+    return in_numpy(value.read_value() if hasattr(value, "read_value") else value)
+
+
+def in_numpy(array: Any) -> Any:
+    """An array of any kind as NumPy's, in memory of its own; TypeError for what is none."""
+    adapter = tensors.adapter_for(type(array))
+    if adapter is None:
+        raise TypeError(f"wanted an array, got {array!r:.60}")
+    dtype, shape = adapter.facts(array)
+    data = bytearray(adapter.contents(adapter.contiguous(array), ()))
     return tensors.restore("$array", dtype, shape, (), memoryview(data))
 
 

@@ -52,7 +52,8 @@ class Record:
     recipe : how it is trained, as `maas.train.recipe.Recipe` writes it.
     data : SHA-256 of its rows.
     module : import path of the model, where its layers are not all torch's own.
-    threads : torch's compute threads; another number may round otherwise.
+    threads : compute threads of torch, or of TensorFlow; another number may round otherwise.
+    keras : what Keras runs on, where the model is one of its; a process has one of them.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Record:
     data: str
     module: str | None
     threads: int
+    keras: str | None = None
 
 
 @attrs.frozen(kw_only=True)

@@ -1,12 +1,15 @@
 """What a job takes along: the model as it is now, its rows and its recipe, as data.
 
-A model of torch's standard layers goes as a model folder. Of any other the weights go, and the
-process imports the model by the path that its place was told.
+A model of torch's or Keras's standard layers goes as a model folder. Of any other torch module the
+weights go, and the process imports it by the path that its place was told.
 """
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import attrs
 import torch
 
 from maas.errors import Unsupported
@@ -14,9 +17,8 @@ from maas.jobs.folders import Record
 from maas.jobs.keeper import Order
 from maas.jobs.sealed import digest_of, sealed
 from maas.model import Model
-from maas.store import load, save
+from maas.store import STANDARD, load, save, weights_of
 from maas.store.folders import WEIGHTS
-from maas.store.torch_weights import architecture
 from maas.train.here import local_executor
 from maas.train.recipe import Recipe
 from maas.train.session import Session
@@ -38,20 +40,20 @@ def order_for(
     Raises
     ------
     Unsupported
-        It is no torch module, or one that no other process could find; the message tells the ways.
+        Nothing trains it, or no other process could find it; the message tells the ways.
     """
-    data = sealed(rows)
-    module, weights, writer = _source(model)
+    data, source = sealed(rows), _source(model)
     record = Record(
         name=name,
         owner=owner,
         model=address,
         recipe=recipe.to_data(),
         data=digest_of(data),
-        module=module,
-        threads=torch.get_num_threads(),
+        module=source.module,
+        threads=_threads(source.keras),
+        keras=source.keras,
     )
-    return Order(record=record, data=data, weights=weights, save=writer)
+    return Order(record=record, data=data, weights=source.weights, save=source.save)
 
 
 def copy_of(model: Model[..., Any], *, name: str, owner: str, address: str) -> Order:
@@ -62,20 +64,40 @@ def copy_of(model: Model[..., Any], *, name: str, owner: str, address: str) -> O
     Unsupported
         As `order_for`; or its weights are not known here.
     """
-    module, weights, writer = _source(model)
-    if writer is None:
+    source = _source(model)
+    if source.save is None:
         raise Unsupported(
             f"{model.name} runs in worker processes, which have its weights; copy it by a job of "
             "no more than a step, or serve it from a model folder"
         )
     record = Record(
-        name=name, owner=owner, model=address, recipe={}, data="", module=module, threads=1
+        name=name,
+        owner=owner,
+        model=address,
+        recipe={},
+        data="",
+        module=source.module,
+        threads=1,
+        keras=source.keras,
     )
-    return Order(record=record, data=[], weights=weights, save=writer)
+    return Order(record=record, data=[], weights=source.weights, save=source.save)
 
 
-def _source(model: Model[..., Any]) -> tuple[str | None, int, Any]:
-    """Import path, bytes of weights, and what writes them into a folder."""
+@attrs.frozen
+class _Source:
+    """Where a job has its model from: import path, bytes of weights, and what writes them.
+
+    `keras` is what Keras runs on here, for a model of its own. In worker processes it is what the
+    environment says, as it will be in the job's.
+    """
+
+    module: str | None
+    weights: int
+    save: Callable[[Path], None] | None
+    keras: str | None = None
+
+
+def _source(model: Model[..., Any]) -> _Source:
     executor = local_executor(model)
     if isinstance(model.executor, Session) and model.executor.settled():
         raise Unsupported(
@@ -84,39 +106,52 @@ def _source(model: Model[..., Any]) -> tuple[str | None, int, Any]:
         )
     if executor is None:
         return _source_of_workers(model)
-    target = executor.backend.target
-    # A Keras model on torch is a torch module too, and is trained by another loop.
-    if executor.backend.kind != "torch":
+    kind, target = executor.backend.kind, executor.backend.target
+    if kind not in ("torch", "keras"):
         raise Unsupported(
-            f"{model.name} is a {executor.backend.kind}; jobs train torch modules. Train it where "
+            f"{model.name} is a {kind}; jobs train torch modules and Keras models. Train it where "
             "it is, with fit"
         )
-    weights = sum(each.nbytes for each in (*target.parameters(), *target.buffers()))
+    weights = weights_of(kind)
+    keras = sys.modules["keras"].backend.backend() if kind == "keras" else None
 
     def written(folder: Path) -> None:
         with executor.alone():
             save(model, folder)
 
-    described, reason = architecture(target)
+    described, reason = weights.architecture(target)
     if described is not None:
-        return None, weights, written
+        return _Source(None, weights.nbytes(target), written, keras)
+    told = f"{model.name} is a {type(target).__qualname__} ({reason}), and"
+    if kind == "keras":
+        raise Unsupported(
+            f"{told} a job trains Keras models that are built of {STANDARD[kind]} alone; train it "
+            "where it is, with fit"
+        )
     if executor.path is None:
         raise Unsupported(
-            f"{model.name} is a {type(target).__qualname__} ({reason}), and a job's process cannot "
-            "find that by itself: build it of torch's standard layers alone, such as "
-            "torch.nn.Sequential, or give its import path, maas.connect('local:package.module:net')"
-            " or maas serve package.module:net"
+            f"{told} a job's process cannot find that by itself: build it of {STANDARD[kind]} "
+            "alone, or give its import path, maas.connect('local:package.module:net') or maas "
+            "serve package.module:net"
         )
-    return executor.path, weights, written
+    return _Source(executor.path, weights.nbytes(target), written, keras)
 
 
-def _source_of_workers(model: Model[..., Any]) -> tuple[str | None, int, Any]:
+def _source_of_workers(model: Model[..., Any]) -> _Source:
     scheme, _, target = model.where.partition(":")
     if scheme != "workers":
         raise Unsupported(
             f"{model.name} runs at {model.where}; connect to that, and train it there"
         )
     if not Path(target).is_dir():
-        return target, 0, None
+        return _Source(target, 0, None)
     weights = (Path(target) / WEIGHTS).stat().st_size
-    return None, weights, lambda folder: save(load(target), folder)
+    return _Source(None, weights, lambda folder: save(load(target), folder))
+
+
+def _threads(keras: str | None) -> int:
+    """Compute threads of what the model computes with; 0 where TensorFlow chooses."""
+    if keras != "tensorflow":
+        return torch.get_num_threads()
+    found: int = sys.modules["tensorflow"].config.threading.get_intra_op_parallelism_threads()
+    return found

@@ -7,8 +7,10 @@ from the last checkpoint, and the steps after that come out the same to the last
 
 import contextlib
 import errno
+import importlib
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -26,8 +28,9 @@ from maas.jobs.sealed import unsealed
 from maas.model import Model, connect
 from maas.store import load, save
 from maas.store.folders import MANIFEST
+from maas.train.course import Course
+from maas.train.fit import run_for
 from maas.train.here import local_executor, rows_for
-from maas.train.loop import Run
 from maas.train.recipe import Recipe
 
 __all__ = ["NO_SPACE", "carry_out", "main"]
@@ -90,12 +93,13 @@ def carry_out(folder: JobFolder, each: float) -> Outcome:
     each : seconds between checkpoints.
     """
     record = folder.record
-    torch.set_num_threads(record.threads)
+    _settle(record)
     model = _model(folder, record)
+    kind, target = _target(model)
     rows = unsealed((folder.path / "data").read_bytes())
     held = given(rows["validation"])
-    run = Run(
-        _target(model),
+    run: Course = run_for(kind)(
+        target,
         rows_for(model, given(rows["rows"])),
         Recipe.of(record.recipe),
         validation=None if held is None else rows_for(model, held),
@@ -118,6 +122,17 @@ def carry_out(folder: JobFolder, each: float) -> Outcome:
     return Outcome(state="done", stopped=run.stopped, best=run.best)
 
 
+def _settle(record: Record) -> None:
+    """What it computes with, as it was where the job was submitted."""
+    if record.keras is not None:
+        os.environ["KERAS_BACKEND"] = record.keras  # fixed at the first import of keras
+    if record.keras == "tensorflow":
+        threading = importlib.import_module("tensorflow").config.threading
+        threading.set_intra_op_parallelism_threads(record.threads)
+    else:
+        torch.set_num_threads(record.threads)
+
+
 class _Pace:
     """When the next checkpoint is due."""
 
@@ -136,7 +151,7 @@ class _Pace:
         self._next = now + pause
 
 
-def _checkpoint(folder: JobFolder, run: Run, events: EventWriter) -> None:
+def _checkpoint(folder: JobFolder, run: Course, events: EventWriter) -> None:
     # First what it counts on.
     events.sync()
     state = {"run": run.state(), "events": events.count}
@@ -152,15 +167,17 @@ def _model(folder: JobFolder, record: Record) -> Model[..., Any]:
     if not (base / MANIFEST).is_file():
         # An import may draw its weights, and must do so only once.
         save(found, base)
-    return load(base, into=_target(found))
+    return load(base, into=_target(found)[1])
 
 
-def _target(model: Model[..., Any]) -> torch.nn.Module:
+def _target(model: Model[..., Any]) -> tuple[str, Any]:
+    """What the job trains, and of which kind it is."""
     executor = local_executor(model)
-    if executor is None or executor.backend.kind != "torch":
-        raise Unsupported(f"{model.name} is no torch module; jobs train these alone")
-    target: torch.nn.Module = executor.backend.target
-    return target
+    if executor is None:
+        raise Unsupported(
+            f"{model.name} runs at {model.where}; a job trains what is in its process"
+        )
+    return executor.backend.kind, executor.backend.target
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from maas.jobs.handles import Side
 from maas.jobs.keeper import Keeper
 from maas.jobs.making import made
 from maas.model import Model
+from maas.train.keras_session import KerasSession
 from maas.train.session import Session
 from maas.wire import Failure
 
@@ -137,6 +138,11 @@ class There:
 def side_of(model: Model[..., Any]) -> Side:
     """Where the jobs of this model are."""
     executor = model.executor
+    if isinstance(executor, KerasSession):
+        raise Unsupported(
+            f"this handle of {model.name} trains a private copy by its trainable_variables; "
+            "connect anew for a job"
+        )
     session = executor if isinstance(executor, Session) else None
     executor = executor if session is None else session.inner
     if isinstance(executor, RemoteExecutor):

@@ -22,7 +22,7 @@ from maas.store import folders
 from maas.store.manifest import Manifest
 from maas.versions import versions
 
-__all__ = ["load", "save"]
+__all__ = ["STANDARD", "load", "save", "weights_of"]
 
 
 def save(model: Any, folder: str | os.PathLike[str]) -> None:
@@ -52,7 +52,7 @@ def save(model: Any, folder: str | os.PathLike[str]) -> None:
     if preprocessing is not None:
         model = Model.over(model.executor.inner, model.name)
     kind, module = _module(model)
-    weights = _weights(kind)
+    weights = weights_of(kind)
     architecture, reason = weights.architecture(module)
     with folders.building(Path(folder).absolute()) as new:
         manifest = Manifest(
@@ -103,7 +103,7 @@ def load(
                 f"model.json is of {manifest.name!r:.80}, a {manifest.kind!r:.20}; "
                 f"wanted a {' or '.join(_WEIGHTS)} model with a name that matches {NAME.pattern}"
             )
-        weights = _weights(manifest.kind)
+        weights = weights_of(manifest.kind)
         if into is None:
             _check_whole(manifest)
             into = weights.restored(files, manifest)
@@ -146,17 +146,25 @@ def _check_whole(manifest: Manifest) -> None:
             f"this folder holds the weights of a {manifest.module}, not its code "
             f"({manifest.reason}): give an instance, "
             f"maas.load(folder, into={manifest.module.rpartition('.')[2]}(...)), or build the "
-            f"model of {_STANDARD[manifest.kind]} alone, which are stored whole"
+            f"model of {STANDARD[manifest.kind]} alone, which are stored whole"
         )
 
 
-_STANDARD = {
+STANDARD = {
     "torch": "torch's standard layers, such as torch.nn.Sequential,",
     "keras": "Keras's standard layers, as a keras.Sequential or a functional keras.Model,",
 }
+"""What a model of each kind is to be built of, to be stored whole."""
 
 
-def _weights(kind: str) -> Any:
+def weights_of(kind: str) -> Any:
+    """What writes and reads the tensors of that kind of models, imported.
+
+    Raises
+    ------
+    ImportError
+        The framework is not installed; the message tells how to.
+    """
     try:
         return importlib.import_module(_WEIGHTS[kind])
     except ImportError as error:

@@ -5,6 +5,7 @@ are for the reader: `"3/dense_1/kernel"`. The states of what layers draw from ar
 them, of the dtype that the framework has for them.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,9 @@ from maas.errors import CodecError
 from maas.store.folders import Opened
 from maas.store.manifest import Manifest, Mode, Weights
 from maas.store.tensor_files import NAMES, Spec, TensorFile, check_alike, written
-from maas.tensors import numpy_arrays, restore
+from maas.tensors import DTYPES, numpy_arrays, restore
 
-__all__ = ["architecture", "fill", "mode", "restored", "write"]
+__all__ = ["architecture", "fill", "mode", "nbytes", "restored", "write"]
 
 _NATIVE = {
     name: dtype for name, dtype in NAMES.items() if not dtype.startswith(("bfloat", "float8"))
@@ -38,6 +39,11 @@ def architecture(model: Any) -> tuple[dict[str, Any] | None, str]:
 def mode(_model: Any, handle: bool | None) -> Mode:
     """A Keras model has no mode of its own; a call that does not say is one in eval mode."""
     return Mode(training=False, otherwise=[], handle=handle)
+
+
+def nbytes(model: Any) -> int:
+    """Bytes of all its variables."""
+    return sum(math.prod(each.shape) * DTYPES[str(each.dtype)] for each in model.variables)
 
 
 def write(model: Any, path: Path) -> Weights:

@@ -24,7 +24,7 @@ from maas.store.manifest import Manifest, Mode, Weights
 from maas.store.tensor_files import NAMES, Spec, TensorFile, check_alike, some, written
 from maas.tensors import CHANNELS_LAST, torch_tensors
 
-__all__ = ["architecture", "fill", "mode", "restored", "write"]
+__all__ = ["architecture", "fill", "mode", "nbytes", "restored", "write"]
 
 _NATIVE = set(NAMES.values())
 
@@ -77,6 +77,11 @@ def _shares_whole(module: nn.Module) -> bool:
             )
     ordered = sorted(spans.values())
     return all(one[1] <= other[0] for one, other in itertools.pairwise(ordered))
+
+
+def nbytes(module: nn.Module) -> int:
+    """Bytes of its parameters and buffers."""
+    return sum(each.nbytes for each in (*module.parameters(), *module.buffers()))
 
 
 def write(module: nn.Module, path: Path) -> Weights:

@@ -19,7 +19,8 @@ from maas.data import Data
 from maas.errors import Unsupported
 from maas.model import Model
 from maas.train import rules
-from maas.train.feeding import called, moved, rows_in
+from maas.train.course import rows_in
+from maas.train.feeding import called, moved
 from maas.train.here import local_executor, rows_for
 from maas.train.layout import tensors_of
 from maas.train.machine import Rates, free_memory, measured_rates

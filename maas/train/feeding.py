@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["called", "moved", "rows_in"]
+__all__ = ["called", "moved"]
 
 
 def called(module: torch.nn.Module, inputs: Any) -> Any:
@@ -26,10 +26,3 @@ def moved(value: Any, device: torch.device) -> Any:
     if isinstance(value, np.ndarray) and value.dtype != object:
         return torch.from_numpy(value).to(device)
     return value
-
-
-def rows_in(inputs: Any) -> int:
-    """Rows of a batch: of its first tensor."""
-    while isinstance(inputs, dict | tuple | list):
-        inputs = next(iter(inputs.values() if isinstance(inputs, dict) else inputs))
-    return len(inputs)

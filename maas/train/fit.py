@@ -33,7 +33,7 @@ def run_for(kind: str) -> Callable[..., Any]:
         return importlib.import_module("maas.train.loop").Run  # type: ignore[no-any-return]
     found = importlib.import_module("maas.entry_points").load("maas.runs", kind)
     if found is None:
-        raise Unsupported(f"fit trains torch modules, and this model is a {kind}")
+        raise Unsupported(f"fit trains torch modules and Keras models, and this model is a {kind}")
     return found  # type: ignore[no-any-return]
 
 

@@ -5,32 +5,27 @@ torch's generator are those of the run only while a step is computed. There the 
 can be taken (`state`) and put back (`restore`), and what follows is the same to the last bit.
 """
 
-import math
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from itertools import islice
 from typing import Any
 
-import attrs
 import torch
 
-from maas.data import Data
 from maas.train import rules
+from maas.train.course import Batch, Course, rows_in
+from maas.train.draws import Draws
 from maas.train.estimate import check_memory
-from maas.train.feeding import called, moved, rows_in
-from maas.train.history import Epoch, Step
+from maas.train.feeding import called, moved
+from maas.train.history import Step
 from maas.train.layout import tensors_of
 from maas.train.measuring import Meters
 from maas.train.recipe import SCHEDULES, Recipe
 
 __all__ = ["Run"]
 
-Batch = tuple[Any, Any]
 
-
-class Run:
+class Run(Course):
     """Training of one module by one recipe; iterating it yields a `Step` for each optimizer step.
 
     Parameters
@@ -42,10 +37,7 @@ class Run:
 
     Attributes
     ----------
-    total : steps of all epochs, if the source tells how many rows it has.
-    epochs : the epochs that have ended.
-    stopped : "epochs" or "patience" once the run has ended.
-    best : number of the best epoch so far, where early stopping watches for one.
+    total, epochs, stopped, best : as those of `Course`.
 
     Raises
     ------
@@ -59,69 +51,22 @@ class Run:
     def __init__(
         self, module: torch.nn.Module, source: Any, recipe: Recipe, *, validation: Any = None
     ) -> None:
+        super().__init__(source, recipe, validation)
         self.module = module
-        self.recipe = recipe
-        self._source, self._held = _parts(source, recipe, validation)
-        self._watch, self._higher = recipe.watching(held_out=self._held is not None)
-        self._check_watch()
         self._device = next((each.device for each in module.parameters()), torch.device("cpu"))
         self._dropouts = _dropouts(module, recipe)
         self._loss = rules.Loss(recipe)
         self._meters = Meters(recipe)
         self._optimizer = rules.optimizer_of(recipe, module)
-        self.total = self._all_steps()
         self._schedule = rules.schedule_of(recipe, self._optimizer, self.total, higher=self._higher)
-        self._draws = _Draws(recipe.seed, self._device)
-        self._step = self._epoch = self._batch = 0
-        self._sum, self._rows = 0.0, 0
-        self.epochs: list[Epoch] = []
-        self.stopped: str | None = None
-        self.best: int | None = None
-        self._kept: dict[str, torch.Tensor] = {}
-
-    def _check_watch(self) -> None:
-        wants = [metric.name for metric in self.recipe.metrics]
-        if self._watch == "validation_loss":
-            wants.append(self._watch)
-        if wants and self._held is None:
-            raise ValueError(
-                f"{', '.join(wants)} are measured on rows that are held out: "
-                "give validation=0.2, or rows of their own"
-            )
-
-    def _all_steps(self) -> int | None:
-        batches = self._source.steps(self.recipe.batch_size)
-        if batches is None:
-            return None
-        return math.ceil(batches / self.recipe.accumulate) * self.recipe.epochs
+        self._draws = Draws(recipe.seed, self._device)
 
     # The loop.
 
     def __iter__(self) -> Iterator[Step]:
         check_memory(self.module, self._source, self.recipe)
-        while self.stopped is None:
-            began = time.perf_counter()
-            for batches, last in self._groups():
-                with self._in_force():
-                    step = self._stepped(batches)
-                    if last:
-                        step = self._ended(step)
-                yield attrs.evolve(step, seconds=time.perf_counter() - began)
-                began = time.perf_counter()
+        yield from super().__iter__()
         self._optimizer.zero_grad()
-
-    def _groups(self) -> Iterator[tuple[list[Batch], bool]]:
-        """The batches of each step left in this epoch, and whether they are its last."""
-        recipe = self.recipe
-        order = (recipe.seed, self._epoch) if recipe.shuffle else None
-        batches = iter(self._source.batches(recipe.batch_size, order=order, start=self._batch))
-        group = list(islice(batches, recipe.accumulate))
-        if not group:
-            raise ValueError("there is no row to learn from; give data with at least one")
-        while group:
-            following = list(islice(batches, recipe.accumulate))
-            yield group, not following
-            group = following
 
     def _stepped(self, batches: list[Batch]) -> Step:
         """One step: zero the gradients, forward, loss, backward, step."""
@@ -134,19 +79,13 @@ class Run:
             loss = self._forward(inputs, targets)[0]
             if part != total:
                 loss = loss * (part / total)
-            mean += self._finite(loss.item())
+            mean += self._finite(loss.item(), weights="before")
             loss.backward()  # type: ignore[no-untyped-call]
         self._clip()
         self._optimizer.step()
         if self._schedule is not None and self._paced("step"):
             self._schedule.step()
-        self._step += 1
-        self._batch += len(batches)
-        self._sum += mean * total
-        self._rows += total
-        return Step(
-            step=self._step, epoch=self._epoch + 1, loss=mean, lr=float(lr), rows=total, seconds=0.0
-        )
+        return self._counted(mean, total, float(lr), len(batches))
 
     def _forward(self, inputs: Any, targets: Any) -> tuple[torch.Tensor, Any, Any]:
         inputs, targets = moved(inputs, self._device), moved(targets, self._device)
@@ -156,14 +95,6 @@ class Run:
         with torch.autocast(self._device.type, torch.bfloat16):
             outputs = called(self.module, inputs)
             return self._loss(outputs, targets), outputs, targets
-
-    def _finite(self, loss: float) -> float:
-        if math.isfinite(loss):
-            return loss
-        raise FloatingPointError(
-            f"the loss became {loss} at step {self._step + 1}; the weights are those before it. "
-            "A smaller lr, clip_norm=1.0 or scaled inputs help most often"
-        )
 
     def _clip(self) -> None:
         if self.recipe.clip_norm is not None:
@@ -178,58 +109,27 @@ class Run:
     # The end of an epoch.
 
     def _ended(self, step: Step) -> Step:
-        """Measures, watches, and turns to the next epoch; the step with what was found."""
-        loss = self._sum / self._rows
-        step = attrs.evolve(step, metrics={"loss": loss, **self._validated()})
-        epoch = Epoch.ended_by(step)
-        self.epochs.append(epoch)
+        step = super()._ended(step)
         if self._schedule is not None and self._paced("epoch"):
             if self.recipe.schedule.name == "plateau":  # type: ignore[union-attr]
-                self._schedule.step(epoch.value(self._watch))  # type: ignore[arg-type]
+                self._schedule.step(self.epochs[-1].value(self._watch))  # type: ignore[arg-type]
             else:
                 self._schedule.step()
-        self._epoch += 1
-        self._batch = 0
-        self._sum, self._rows = 0.0, 0
-        self._judge(epoch)
         return step
 
     def _validated(self) -> dict[str, float]:
         """Loss and metrics over the held-out rows, in eval mode."""
-        if self._held is None:
-            return {}
-        total, rows = 0.0, 0
         self._meters.reset()
         with torch.no_grad(), _mode(self.module, training=False):
-            for inputs, targets in self._held.batches(self.recipe.batch_size, order=None):
-                loss, outputs, on_device = self._forward(inputs, targets)
-                here = rows_in(inputs)
-                total += loss.item() * here
-                rows += here
-                self._meters.add(outputs, on_device)
-        if not rows:
-            raise ValueError("no row is held out; give validation data with at least one")
-        return {"validation_loss": total / rows, **self._meters.values()}
+            return super()._validated()
 
-    def _judge(self, epoch: Epoch) -> None:
-        """Whether this was the best epoch, and whether there is to be another one."""
-        recipe = self.recipe
-        if recipe.patience is not None:
-            if self._is_best(epoch):
-                self.best = epoch.number
-                self._kept = _copied(tensors_of(self.module))
-            elif epoch.number - (self.best or 0) >= recipe.patience:
-                self.stopped = "patience"
-        if self.stopped is None and self._epoch >= recipe.epochs:
-            self.stopped = "epochs"
-        if self.stopped is not None and self._kept:
-            _put_back(self.module, self._kept)
+    def _measured(self, inputs: Any, targets: Any) -> float:
+        loss, outputs, on_device = self._forward(inputs, targets)
+        self._meters.add(outputs, on_device)
+        return loss.item()
 
-    def _is_best(self, epoch: Epoch) -> bool:
-        if self.best is None:
-            return True
-        best, least = self.epochs[self.best - 1], self.recipe.min_delta
-        return epoch.betters(best, self._watch, higher=self._higher, by=least)
+    def _metrics(self) -> dict[str, float]:
+        return self._meters.values()
 
     @contextmanager
     def _in_force(self) -> Iterator[None]:
@@ -244,63 +144,28 @@ class Run:
 
     # Resuming.
 
-    def state(self) -> dict[str, Any]:
-        """All that the steps to come depend on but the rows, as plain values and tensors.
+    def _weights(self) -> dict[str, torch.Tensor]:
+        return {name: each.detach().clone() for name, each in tensors_of(self.module).items()}
 
-        Taken between two steps; what trains on does not change it.
-        """
+    def _put_back(self, weights: Mapping[str, torch.Tensor]) -> None:
+        _put_back(self.module, weights)
+
+    def state(self) -> dict[str, Any]:
+        """As `Course.state`."""
         return {
-            "recipe": self.recipe.to_data(),
-            "weights": _copied(tensors_of(self.module)),
+            **super().state(),
             "optimizer": _snapshot(self._optimizer.state_dict()),
             "schedule": None if self._schedule is None else _snapshot(self._schedule.state_dict()),
             "draws": dict(self._draws.states),
-            "position": {"step": self._step, "epoch": self._epoch, "batch": self._batch},
-            "sums": {"loss": self._sum, "rows": self._rows},
-            "epochs": [attrs.asdict(epoch) for epoch in self.epochs],
-            "stopped": self.stopped,
-            "best": self.best,
-            "kept": dict(self._kept),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes back, or on, to where `state()` was taken, of this run or of one like it.
-
-        Raises
-        ------
-        ValueError
-            The state belongs to another recipe or another module.
-        """
-        if Recipe.of(state["recipe"]) != self.recipe:
-            raise ValueError(
-                f"this state belongs to another recipe: {state['recipe']!r:.200}, "
-                f"and not to {self.recipe.to_data()!r:.200}"
-            )
-        _put_back(self.module, state["weights"])
+        """As `Course.restore`."""
+        super().restore(state)
         self._optimizer.load_state_dict(_snapshot(state["optimizer"]))
         if self._schedule is not None:
             self._schedule.load_state_dict(_schedule_state(state["schedule"]))
         self._draws.states = dict(state["draws"])
-        self._step, self._epoch, self._batch = (
-            state["position"][name] for name in ("step", "epoch", "batch")
-        )
-        self._sum, self._rows = state["sums"]["loss"], state["sums"]["rows"]
-        self.epochs = [Epoch(**epoch) for epoch in state["epochs"]]
-        self.stopped, self.best = state["stopped"], state["best"]
-        self._kept = dict(state["kept"])
-
-
-def _parts(source: Any, recipe: Recipe, validation: Any) -> tuple[Data, Data | None]:
-    data = Data.of(source)
-    if data.own_batches and recipe.batch_size != Recipe().batch_size:
-        raise ValueError("these data come in batches of their own, so batch_size cannot be chosen")
-    if validation is not None:
-        if recipe.validation:
-            raise ValueError(
-                f"validation is a share ({recipe.validation}) and rows of its own at once; give one"
-            )
-        return data, Data.of(validation)
-    return data.split(recipe.validation, seed=recipe.seed) if recipe.validation else (data, None)
 
 
 # What is in force during a step.
@@ -339,43 +204,7 @@ def _rates(dropouts: list[Any], rate: float | None) -> Iterator[None]:
             part.p = own
 
 
-class _Draws:
-    """The run's own place in torch's generators; between steps they are the caller's."""
-
-    def __init__(self, seed: int, device: torch.device) -> None:
-        self._devices = [] if device.type == "cpu" else [device]
-        self.states = {
-            str(each): torch.Generator(each).manual_seed(seed).get_state()
-            for each in (torch.device("cpu"), *self._devices)
-        }
-
-    def _captured(self) -> dict[str, torch.Tensor]:
-        others = {
-            str(each): torch.get_device_module(each).get_rng_state(each) for each in self._devices
-        }
-        return {"cpu": torch.get_rng_state(), **others}
-
-    def _set(self, states: Mapping[str, torch.Tensor]) -> None:
-        torch.set_rng_state(states["cpu"])
-        for each in self._devices:
-            torch.get_device_module(each).set_rng_state(states[str(each)], each)
-
-    @contextmanager
-    def in_force(self) -> Iterator[None]:
-        outer = self._captured()
-        self._set(self.states)
-        try:
-            yield
-        finally:
-            self.states = self._captured()
-            self._set(outer)
-
-
 # State.
-
-
-def _copied(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: each.detach().clone() for name, each in tensors.items()}
 
 
 def _put_back(module: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:

@@ -77,14 +77,14 @@ def test_numbers_that_name_nothing(server, given, gradients, wanted):
 
 
 @pytest.mark.parametrize("args", [(), (1, 2, 3, 4, 5), ("x", [], [], [], 1), ("x",) * 9])
-@pytest.mark.parametrize("method", [BACKWARD, RELEASE, "_train", "_nothing", "_"])
+@pytest.mark.parametrize("method", [BACKWARD, RELEASE, "_train", "_tape", "_nothing", "_"])
 def test_arguments_of_another_form(server, method, args):
     """A reserved method with arguments of another form, or of no known name, is a typed error."""
     with pytest.raises(Error):
         _ask(maas.connect(server, auth="alice"), method, *args)
 
 
-@pytest.mark.parametrize("method", [BACKWARD, RELEASE, "_train"])
+@pytest.mark.parametrize("method", [BACKWARD, RELEASE, "_train", "_tape"])
 def test_without_a_grant(method):
     """Who may only call reaches no reserved method that does anything."""
     model = maas.connect(maas.Server({"net": NET}))
