@@ -21,7 +21,7 @@ from maas.calls import CALL, Call
 from maas.data.data import Data
 from maas.data.journal import Journal, Labelled, copied
 from maas.data.rows import column, columns, count, is_array, joined
-from maas.errors import DataError, Error
+from maas.errors import DataError
 from maas.executors.lanes import Lane
 
 __all__ = ["Collect"]
@@ -168,15 +168,16 @@ def _together(journal: Journal) -> tuple[Any, Any]:
 
 def _copied(call: Call, method: Method) -> Any:
     """What `fit` would be given for this call; None where that is no rows."""
-    bound = method.signature.binder.bind(call.args, call.kwargs, method.label)
-    given = {parameter.name: value for (_, parameter), value in bound}
-    first = [each.name for each in method.signature.binder.positional][: len(given)]
+    binder = method.signature.binder
     try:
+        bound = binder.bind(call.args, call.kwargs, method.label)
+        given = {parameter.name: value for (_, parameter), value in bound}
+        first = [each.name for each in binder.positional][: len(given)]
         inputs: Any = {name: copied(_rows(value)) for name, value in given.items()}
         if len(given) == len(bound) and [*given] == first:
             inputs = inputs[first[0]] if len(first) == 1 else tuple(inputs.values())
         return inputs if count(inputs, "the inputs") else None
-    except (Error, TypeError, IndexError):
+    except Exception:  # noqa: BLE001 - whatever came, its caller must have his answer
         return None
 
 

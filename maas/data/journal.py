@@ -7,7 +7,6 @@ several may collect in one folder, and a frame that a crash has cut is where its
 more is there than may be, the oldest file goes, and all that is in it.
 """
 
-import os
 import secrets
 import struct
 import time
@@ -26,6 +25,7 @@ from maas.data.datasets import form
 from maas.data.rows import Pair, column, count, joined, mapped, sent
 from maas.errors import CodecError, DataError, NotFound
 from maas.limits import Limits
+from maas.store.folders import flush
 
 __all__ = ["Journal", "Labelled", "copied"]
 
@@ -101,8 +101,8 @@ class Journal:
             and self._own is not None
         ):
             # Who labels is told that it is kept; requests may be lost with the machine's power.
-            with self._own.path.open("rb") as file:
-                os.fsync(file.fileno())
+            flush(self._own.path)
+            flush(self._folder)
 
     def labelled(self) -> "Labelled":
         """The requests that have a label, as rows to train on.
