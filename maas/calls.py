@@ -139,6 +139,7 @@ class Info:
     compute_seconds : time the model itself ran.
     note : why it ran otherwise than asked, such as alone where batches were wanted.
     version : which version of the model ran, None where a model has none.
+    request : the name of the call at a server that collects what it is asked, for `model.label`.
     """
 
     where: str = "here"
@@ -148,8 +149,11 @@ class Info:
     compute_seconds: float = 0.0
     note: str = ""
     version: str | None = None
+    request: str | None = None
 
-    def seen_from(self, where: str, version: str | None = None) -> "Info":
+    def seen_from(
+        self, where: str, version: str | None = None, request: str | None = None
+    ) -> "Info":
         """The same facts, told by someone for whom the model ran at `where`."""
         return Info(
             where,
@@ -159,6 +163,7 @@ class Info:
             self.compute_seconds,
             self.note,
             version,
+            request,
         )
 
 

@@ -195,6 +195,7 @@ def test_version(folder):
         ("serve shop.texts:wrapped --device cpu", "already"),
         ("serve shop.texts:server shop.texts:tokens", "served alone"),
         ("serve shop.texts:server --allow call", "its own auth and allow"),
+        ("serve shop.texts:server --collect kept", "jobs and collect"),
         ("serve shop.texts:tokens --allow cal", "did you mean 'call'"),
         ("serve shop.texts:tokens --auth NOT_SET", "environment variable"),
         ("serve shop.texts:tokens --auth A --key-file B", "give one"),

@@ -25,7 +25,7 @@ STREET = [
     "schema", "hints", "parameters", "signature", "options", "batching", "tracing", "ambient",
     "loops", "versions", "entry_points",
     "backends", "methods", "transports", "executors", "batches", "model", "server", "store",
-    "worker", "plots",
+    "worker", "plots", "bars",
     "data", "train", "jobs", "compress", "explain", "security", "scale", "testing", "cli",
     "__main__",
 ]  # fmt: skip

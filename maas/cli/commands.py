@@ -182,6 +182,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         help="let calls that wait go through a model together, up to so many rows",
     )
     add("--jobs", metavar="FOLDER", help="keep training jobs there; they want the grant train")
+    add("--collect", metavar="FOLDER", help="keep there what the models are asked, to learn from")
     add(
         "--drain-delay",
         type=_seconds,

@@ -58,7 +58,8 @@ def serve(options: argparse.Namespace) -> int:
     if isinstance(models, Server):
         if guarded:
             raise Mistake(
-                "that is a maas.Server, which has its own auth and allow, and jobs; set them there"
+                "that is a maas.Server, which has its own auth and allow, jobs and collect; set "
+                "them there"
             )
     else:
         settings |= guarded
@@ -86,6 +87,8 @@ def _guarded(options: argparse.Namespace) -> dict[str, Any]:
         settings["allow"] = grants(options.allow)
     if options.jobs:
         settings["jobs"] = options.jobs
+    if options.collect:
+        settings["collect"] = maas.data.Collect(options.collect)
     return settings
 
 

@@ -2,10 +2,12 @@
 
 `Data.of` takes arrays, lists, files, torch datasets and loaders. Steps of preprocessing have
 scikit-learn's names and are plain data once they are fitted. `check` looks before one trains, and
-`upload` takes data to a server, where jobs find it by its name.
+`upload` takes data to a server, where jobs find it by its name. `Collect` keeps what a server's
+models are asked.
 """
 
 from maas.data.checks import Finding, Report, check
+from maas.data.collection import Collect
 from maas.data.composition import ColumnTransformer, Pipeline, of_data
 from maas.data.data import Data
 from maas.data.encoders import LabelEncoder, OneHotEncoder, OrdinalEncoder
@@ -14,9 +16,10 @@ from maas.data.orders import permutation
 from maas.data.prepared import prepared
 from maas.data.scalers import MinMaxScaler, StandardScaler
 from maas.data.texts import TextVectorizer
-from maas.data.uploads import Dataset, upload, uploaded
+from maas.data.uploads import Dataset, collected, upload, uploaded
 
 __all__ = [
+    "Collect",
     "ColumnTransformer",
     "Data",
     "Dataset",
@@ -31,6 +34,7 @@ __all__ = [
     "StandardScaler",
     "TextVectorizer",
     "check",
+    "collected",
     "of_data",
     "permutation",
     "prepared",

@@ -14,7 +14,7 @@ from maas.data.datasets import NAME
 from maas.data.files import MEMORY, Reading, frame, read
 from maas.data.mapped import Mapped, for_models, matrix
 from maas.data.orders import Order, permutation
-from maas.data.rows import Pair, column, is_array, mapped, stacked
+from maas.data.rows import Pair, column, columns, is_array, stacked
 from maas.data.sources import Arrays, Loader, Named, Samples, Source, Stream, sampled
 from maas.errors import DataError, Unsupported
 
@@ -245,15 +245,7 @@ def _of_pair(value: tuple[Any, ...]) -> Source:
             "a dict of their own: ((a, b), targets)"
         )
     inputs, targets = value
-    return Arrays(_rows(inputs, "the inputs"), _rows(targets, "the targets"))
-
-
-def _rows(value: Any, what: str) -> Any:
-    if isinstance(value, list):
-        return column(value, what)
-    if isinstance(value, Mapping):
-        return {name: column(each, f"column {name!r}") for name, each in value.items()}
-    return mapped(lambda each: column(each, what), value)
+    return Arrays(columns(inputs, "the inputs"), columns(targets, "the targets"))
 
 
 def _of_list(value: list[Any]) -> Source:

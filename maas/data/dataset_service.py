@@ -3,13 +3,18 @@
     find(name)                         what is said of a dataset, or None
     names()                            all of yours
     drop(name)                         deletes one
-    begin()                            an upload, by a name that cannot be guessed
+    begin(name)                        an upload, by a name that cannot be guessed, and how many
+                                       batches of it are here; "" for a name that is not known yet
     add(upload, number, inputs, targets)
     end(upload)                        puts it in its place, and says what it is called
+    label(request, target)             what the answer to a request should have been
+    collected()                        makes a dataset of the requests that have a label
 
-Whoever may train may upload what to train on. A dataset belongs to who uploaded it.
+Whoever may train may upload what to train on. A dataset belongs to who uploaded it, or made it of
+what was collected, which is a grant of its own: it holds what others asked. So is to give labels.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -20,7 +25,9 @@ import attrs
 from maas.calls import Call, Result
 from maas.data.data import Data
 from maas.data.datasets import Datasets, Facts, Writing
-from maas.errors import CodecError, NotFound, Unsupported
+from maas.data.journal import Journal
+from maas.data.rows import columns
+from maas.errors import CodecError, Expired, NotFound, Unsupported
 from maas.executors.base import Job
 from maas.executors.lanes import Lane
 from maas.model import Model
@@ -39,6 +46,10 @@ _REST = 600.0
 """Uploads of one caller at once, and the seconds that one may rest."""
 
 
+_REMEMBERED = 1_024
+"""Names of what is being uploaded that are remembered."""
+
+
 class DatasetService:
     """The datasets of one server, beside its jobs."""
 
@@ -49,6 +60,9 @@ class DatasetService:
                 "this upload", _UPLOADS, 1, _REST, ("uploads", "uploads", "uploads"), gives_way=True
             )
         )
+        self._catalogue = services.catalogue
+        self._collectors = services.collectors
+        self._begun: dict[tuple[str, str], str] = {}
         self._kept: Datasets | None = None
         if services.jobs is not None:
             leases = services.leases
@@ -70,11 +84,13 @@ class DatasetService:
 
     def submit(self, caller: Caller, _model: Model[..., Any], call: Call) -> Job[Any]:
         """The answer, later; raises `Forbidden` where the caller may not train."""
-        caller.check_grant("train", call.model)
         operation, *rest = call.args or ("",)
         known = _OPERATIONS.get(operation) if type(operation) is str else None
+        caller.check_grant("train" if known is None else known.grant, call.model)
         if known is None or call.kwargs or not known.fits(rest):
             raise CodecError(f"_data wants one of {', '.join(_OPERATIONS)}, and what belongs to it")
+        if known.grant != "train":
+            rest = [self._collection(call.model), *rest]
         job: Job[Any] = Job()
         self._lane.put(
             partial(settle, job, lambda: Result(known.answer(self, caller.id, *rest))),
@@ -94,14 +110,59 @@ class DatasetService:
     def _drop(self, owner: str, name: str) -> None:
         self.datasets.drop(owner, name)
 
-    def _begin(self, owner: str) -> str:
-        return self._uploads.add(owner, self.datasets.begin(owner), 0)
+    def _begin(self, owner: str, name: str) -> list[Any]:
+        """One that was broken off goes on: its owner has announced the same content."""
+        if name:
+            with contextlib.suppress(Expired):
+                upload = self._begun.get((owner, name), "")
+                return [upload, self._uploads.find(owner, upload).numbered]
+        upload = self._uploads.add(owner, self.datasets.begin(owner, name), 0)
+        if name:
+            self._begun[owner, name] = upload
+        while len(self._begun) > _REMEMBERED:
+            del self._begun[next(iter(self._begun))]
+        return [upload, 0]
 
     def _add(self, owner: str, upload: str, number: int, inputs: Any, targets: Any) -> None:
         self._uploads.find(owner, upload).add(number, inputs, targets)
 
     def _end(self, owner: str, upload: str) -> dict[str, Any]:
-        return _told(self._uploads.find(owner, upload).end())
+        try:
+            return _told(self._uploads.find(owner, upload).end())
+        except CodecError:
+            self._uploads.drop(owner, [upload])
+            raise
+
+    def _collection(self, address: str) -> "_Collection":
+        """What is kept of a model's requests; raises `Unsupported` where nothing is."""
+        version = self._catalogue.find(address)
+        collector = None if version is None else self._collectors.of(version.name)
+        if version is None or collector is None:
+            raise Unsupported(
+                f"this server keeps nothing of what {address!r:.80} is asked; its owner may: "
+                "Server(..., collect=maas.data.Collect('folder')) or maas serve --collect FOLDER"
+            )
+        return partial(collector.ask, version.name)
+
+    def _label(self, _owner: str, collection: "_Collection", request: str, target: Any) -> None:
+        targets = columns(target, "the label")
+        collection(lambda journal: journal.label(request, targets))
+
+    def _collected(self, owner: str, collection: "_Collection") -> dict[str, Any]:
+        writing = self.datasets.begin(owner)
+
+        def written(journal: Journal) -> int:
+            found = journal.labelled()
+            for number, block in enumerate(found.blocks(), 1):
+                writing.add(number, *block)
+            return found.left_out
+
+        left_out = collection(written)
+        return {**_told(writing.end()), "left_out": left_out}
+
+
+_Collection = Callable[[Callable[[Journal], Any]], Any]
+"""Asks a journal."""
 
 
 def datasets_in(jobs: Path, most: int, nbytes: int) -> Datasets:
@@ -117,6 +178,7 @@ def _told(facts: Facts) -> dict[str, Any]:
 class _Operation:
     kinds: tuple[type, ...]
     answer: Callable[..., Any]
+    grant: str = "train"
 
     def fits(self, rest: list[Any]) -> bool:
         return len(rest) == len(self.kinds) and all(map(isinstance, rest, self.kinds))
@@ -126,7 +188,9 @@ _OPERATIONS: Mapping[str, _Operation] = {
     "find": _Operation((str,), DatasetService._find),
     "names": _Operation((), DatasetService._names),
     "drop": _Operation((str,), DatasetService._drop),
-    "begin": _Operation((), DatasetService._begin),
+    "begin": _Operation((str,), DatasetService._begin),
     "add": _Operation((str, int, object, object), DatasetService._add),
     "end": _Operation((str,), DatasetService._end),
+    "label": _Operation((str, object), DatasetService._label, "label"),
+    "collected": _Operation((), DatasetService._collected, "collect"),
 }

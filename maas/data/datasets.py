@@ -18,7 +18,7 @@ import shutil
 import struct
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from maas.data.sources import Arrays
 from maas.errors import CodecError, Conflict, DataError, LimitExceeded, NotFound
 from maas.store.folders import flush
 
-__all__ = ["NAME", "Datasets", "Facts", "Writing", "fingerprint"]
+__all__ = ["NAME", "Datasets", "Facts", "Writing", "fingerprint", "form"]
 
 NAME = re.compile(r"sha256:[0-9a-f]{64}")
 
@@ -77,6 +77,14 @@ def _columns(rows: Any, path: _Path) -> Iterator[tuple[_Path, Any]]:
             yield from _columns(each, (*path, index))
     elif rows is not None:
         yield path, as_column(rows, _told(path)) if isinstance(rows, list) else rows
+
+
+def form(rows: Any) -> Hashable:
+    """What is equal in rows that fit one dataset: the columns, with their dtypes and shapes."""
+    found = (
+        (path, *(tensors.facts(values) or ("", ()))) for path, values in _columns(rows, ("rows",))
+    )
+    return tuple((path, dtype, shape[1:]) for path, dtype, shape in found)
 
 
 def _nested(value: Any) -> bool:
@@ -254,8 +262,13 @@ class Datasets:
             raise NotFound(f"{name!r:.80} is no dataset's name: sha256: and 64 hexadecimal digits")
         return self._owned(owner) / name.removeprefix("sha256:")
 
-    def begin(self, owner: str) -> "Writing":
-        """A dataset to be written, which is gone again if nobody ends it."""
+    def begin(self, owner: str, promised: str = "") -> "Writing":
+        """A dataset to be written, which is gone again if nobody ends it.
+
+        Parameters
+        ----------
+        promised : the name that it is going to have, where that is known.
+        """
         kept = len(list(self._owned(owner).glob(f"[!.]*/{_MANIFEST}")))
         if kept >= self._most:
             raise LimitExceeded(
@@ -264,7 +277,7 @@ class Datasets:
             )
         folder = self._owned(owner) / f".{secrets.token_hex(8)}.tmp"
         folder.mkdir(parents=True)
-        return Writing(self, owner, folder)
+        return Writing(self, owner, folder, promised)
 
     def check_room(self, owner: str, more: int) -> None:
         """Refuses what does not fit what an owner may have; raises `LimitExceeded`."""
@@ -334,14 +347,20 @@ class Datasets:
 
 
 class Writing:
-    """A dataset on its way into a folder."""
+    """A dataset on its way into a folder.
 
-    def __init__(self, datasets: Datasets, owner: str, folder: Path) -> None:
+    Attributes
+    ----------
+    numbered : batches that are there.
+    """
+
+    def __init__(self, datasets: Datasets, owner: str, folder: Path, promised: str) -> None:
+        self._promised = promised
         self._datasets = datasets
         self._owner = owner
         self._folder = folder
         self._rows = _Rows(folder)
-        self._numbered = 0
+        self.numbered = 0
         self._facts: Facts | None = None
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
 
@@ -357,12 +376,12 @@ class Writing:
         DataError
             They do not fit the rows before them.
         """
-        if number == self._numbered:
+        if number <= self.numbered:
             return
-        if number != self._numbered + 1:
-            raise Conflict(f"batch {number} came where {self._numbered + 1} is next")
+        if number != self.numbered + 1:
+            raise Conflict(f"batch {number} came where {self.numbered + 1} is next")
         self._rows.add(inputs, targets, lambda more: self._datasets.check_room(self._owner, more))
-        self._numbered = number
+        self.numbered = number
 
     def end(self) -> Facts:
         """Puts the dataset in its place, all of it at once.
@@ -373,6 +392,8 @@ class Writing:
             It has no rows.
         LimitExceeded
             It has more columns than a manifest holds.
+        CodecError
+            It is not what was announced.
         """
         if self._facts is not None:
             return self._facts
@@ -383,6 +404,11 @@ class Writing:
         for path in (*self._folder.iterdir(), self._folder):
             flush(path)
         name = _named(manifest)
+        if self._promised not in ("", name):
+            raise CodecError(
+                f"what arrived is {name}, and {self._promised} was announced; did the data change "
+                "while they were read? Upload them again"
+            )
         place = self._datasets._place(self._owner, name)
         try:
             self._folder.rename(place)

@@ -6,7 +6,7 @@ the kind of what they were taken from.
 """
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,19 @@ import numpy as np
 from maas import tensors
 from maas.errors import DataError
 
-__all__ = ["Pair", "column", "count", "is_array", "joined", "mapped", "pair", "stacked", "taken"]
+__all__ = [
+    "Pair",
+    "column",
+    "columns",
+    "count",
+    "is_array",
+    "joined",
+    "mapped",
+    "pair",
+    "sent",
+    "stacked",
+    "taken",
+]
 
 Pair = tuple[Any, Any]
 """Inputs and targets; None for targets that there are not."""
@@ -54,6 +66,15 @@ def column(values: Any, what: str) -> Any:
     return made.astype(np.float32) if made.dtype == np.float64 else made
 
 
+def columns(value: Any, what: str) -> Any:
+    """What users give for rows, as columns; raises as `column` does."""
+    if isinstance(value, list):
+        return column(value, what)
+    if isinstance(value, Mapping):
+        return {name: column(each, f"column {name!r}") for name, each in value.items()}
+    return mapped(lambda each: column(each, what), value)
+
+
 def _stack_of(arrays: Sequence[Any], what: str) -> Any:
     found: Any = tensors.adapter_for(type(arrays[0]))
     try:
@@ -88,6 +109,15 @@ def mapped(function: Callable[[Any], Any], rows: Any) -> Any:
     if isinstance(rows, list | tuple):
         return type(rows)([mapped(function, each) for each in rows])
     return None if rows is None else function(rows)
+
+
+def sent(rows: Any) -> Any:
+    """Rows as they cross: text as lists."""
+    return mapped(_crossing, rows)
+
+
+def _crossing(values: Any) -> Any:
+    return values.tolist() if isinstance(values, np.ndarray) and values.dtype == object else values
 
 
 def _columns(rows: Any) -> list[Any]:

@@ -1,21 +1,22 @@
 """Datasets at a server, from the side of their owner: `upload`, and the handle it gives."""
 
-from collections.abc import Iterator
+import contextlib
+import warnings
 from typing import Any
 
 import attrs
-import numpy as np
 
+from maas.bars import bar
 from maas.calls import Context
 from maas.data.data import Data
 from maas.data.datasets import NAME, Facts, fingerprint
-from maas.data.rows import Pair, count, mapped
-from maas.errors import ProtocolError, Unsupported
+from maas.data.rows import columns, count, is_array, sent
+from maas.errors import NotFound, ProtocolError, Unsupported
 from maas.executors.base import finish
 from maas.executors.remote import RemoteExecutor
 from maas.model import Model, connect
 
-__all__ = ["Dataset", "upload", "uploaded"]
+__all__ = ["Dataset", "collected", "label", "upload", "uploaded"]
 
 _SERVICE = "_data"
 _MESSAGE = 8 * 2**20
@@ -44,17 +45,23 @@ class Dataset:
         _asked(self._executor, "drop", self.name)
 
 
-def upload(where: Any, data: Any, **options: Any) -> Dataset:
+def upload(where: Any, data: Any, *, progress: bool | None = None, **options: Any) -> Dataset:
     """Takes data to the server of a model, unless it is there: then nothing is sent.
+
+    It goes in messages of 8 MiB. One that is broken off goes on where it was, if it is asked for
+    again within ten minutes, and what arrived is compared with what was sent by its hash.
 
     Parameters
     ----------
     where : a Model that runs at a server, or the URL of one.
     data : what `Data.of` takes; it passes by twice where it can, to be named and to be sent.
+    progress : a bar; by default where a terminal shows it.
     options : for a URL, those of `maas.connect`, such as `auth`.
 
     Raises
     ------
+    CodecError
+        What arrived is not what was read at first.
     DataError
         Rows that are no numbers and no text, or do not fit each other.
     Forbidden
@@ -65,22 +72,91 @@ def upload(where: Any, data: Any, **options: Any) -> Dataset:
         The model runs here, or the server keeps no datasets.
     """
     executor = _executor_of(connect(where, **options))
-    rows = Data.of(data)
+    rows, name = Data.of(data), ""
+    size = _rows_of_a_message(rows, executor)
     if rows.repeatable:
-        named = fingerprint(_messages(rows))
-        known = _asked(executor, "find", named.name)
+        name = fingerprint(rows.batches(size)).name
+        known = _asked(executor, "find", name)
         if known is not None:
             return _handle(executor, known)
-    name = _asked(executor, "begin")
-    for number, (inputs, targets) in enumerate(_messages(rows), 1):
-        _asked(executor, "add", name, number, _sent(inputs), _sent(targets))
-    return _handle(executor, _asked(executor, "end", name))
+    begun, number = _asked(executor, "begin", name)
+    drawn = bar(rows.rows, "row", progress)
+    with contextlib.nullcontext() if drawn is None else drawn:
+        if drawn is not None:
+            drawn.update(number * size)
+        for inputs, targets in rows.batches(size, start=number):
+            number += 1
+            _asked(executor, "add", begun, number, sent(inputs), sent(targets))
+            if drawn is not None:
+                drawn.update(count(inputs, "a batch"))
+    return _handle(executor, _asked(executor, "end", begun))
 
 
 def uploaded(where: Any, **options: Any) -> list[Dataset]:
     """Your datasets at the server of a model; parameters and errors are those of `upload`."""
     executor = _executor_of(connect(where, **options))
     return [_handle(executor, told) for told in _asked(executor, "names")]
+
+
+def collected(where: Any, **options: Any) -> Dataset:
+    """A dataset of what a model at a server was asked, by anybody, and was given labels for.
+
+    It is of what is there now; the server goes on collecting. Where requests have several forms,
+    it holds those of the form that most have, and warns of the others.
+
+    Parameters
+    ----------
+    where : a Model that runs at a server, or the URL of one.
+    options : for a URL, those of `maas.connect`, such as `auth`.
+
+    Raises
+    ------
+    DataError
+        Nothing that was asked has a label.
+    Forbidden
+        The server does not grant "collect".
+    Unsupported
+        The server keeps nothing of what this model is asked, or keeps no datasets.
+    """
+    executor = _executor_of(connect(where, **options))
+    told = _asked(executor, "collected")
+    left_out = told.pop("left_out", 0) if type(told) is dict else 0
+    if left_out:
+        warnings.warn(
+            f"{left_out} labelled requests have other columns, dtypes or shapes than most, and "
+            "were left out",
+            UserWarning,
+            stacklevel=2,
+        )
+    return _handle(executor, told)
+
+
+def label(model: Model[..., Any], request: str | None, target: Any) -> None:
+    """Says what the answer to an earlier call should have been, where the server collects.
+
+    Parameters
+    ----------
+    request : `job.info.request` of that call: `job = model.submit(x)`, `job.result()`.
+    target : one for each row of that call, as an array or a list; for a call of one row the value
+        alone will do. The last one counts.
+
+    Raises
+    ------
+    Forbidden
+        The server does not grant "label".
+    NotFound
+        The request is not kept, as `None` says; or not any more.
+    DataError
+        There are more or fewer targets than rows.
+    Unsupported
+        The model runs here, or its server collects nothing.
+    """
+    executor = _executor_of(model)
+    if request is None:
+        raise NotFound(f"{model.name} kept nothing of that call, so it cannot be given a label")
+    rows = is_array(target) and bool(target.shape)
+    whole = target if rows or isinstance(target, list | tuple | dict) else [target]
+    _asked(executor, "label", request, sent(columns(whole, "the label")))
 
 
 def _executor_of(model: Model[..., Any]) -> RemoteExecutor:
@@ -108,20 +184,11 @@ def _handle(executor: RemoteExecutor, told: Any) -> Dataset:
     return Dataset(facts.name, facts.rows, facts.nbytes, executor)
 
 
-def _messages(data: Data) -> Iterator[Pair]:
-    """Rows in batches that a message holds; their size is that of the first."""
+def _rows_of_a_message(data: Data, executor: RemoteExecutor) -> int:
+    """How many rows a message holds, if all are as large as the first."""
     first = next(iter(data.batches(1)), None) if data.repeatable else None
-    size = 1_024
-    if first is not None:
-        row = fingerprint(iter([first])).nbytes / max(1, count(first[0], "a row"))
-        size = max(1, min(65_536, int(_MESSAGE / max(row, 1.0))))
-    return data.batches(size)
-
-
-def _sent(rows: Any) -> Any:
-    """Rows as they cross: text as lists."""
-    return mapped(_crossing, rows)
-
-
-def _crossing(values: Any) -> Any:
-    return values.tolist() if isinstance(values, np.ndarray) and values.dtype == object else values
+    if first is None:
+        return 1_024
+    most = min(_MESSAGE, executor.describe().limits.get("body", _MESSAGE) // 2)
+    row = fingerprint(iter([first])).nbytes / max(1, count(first[0], "a row"))
+    return max(1, min(65_536, int(most / max(row, 1.0))))

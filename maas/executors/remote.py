@@ -217,9 +217,9 @@ class RemoteExecutor:
         return message
 
     def located(self, info: Info, headers: Headers) -> Info:
-        """The facts, with the place as it is known here and the version that the server names."""
+        """The facts, with the place as it is known here, and what the server names in headers."""
         _, _, version = (header(headers, "maas-model") or "").partition("@")
-        return info.seen_from(self.where, version or None)
+        return info.seen_from(self.where, version or None, header(headers, "maas-request"))
 
     def _message(self, reply: Response | None) -> Any:
         assert reply is not None  # noqa: S101 - pauses are answered by None, requests never

@@ -28,6 +28,9 @@ class Side(Protocol):
     def submit(self, name: str, recipe: dict[str, Any], rows: dict[str, Any], resume: bool) -> None:
         """Has the job of that name begun if it is new; raises as `Keeper.submit` does."""
 
+    def rows(self, packed: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Rows as `submit` takes them: by their name where they are too many for a message."""
+
     def copy(self, name: str) -> None:
         """Keeps the model as it is, as the result of a job of that name."""
 

@@ -100,7 +100,7 @@ def submit(
             raise ValueError(f"name={name!r} and resume={resume!r} are two jobs; give one of them")
         name = resume.name
     name = name or f"fit-{secrets.token_hex(6)}"
-    rows = {"rows": packed(data), "validation": packed(validation)}
+    rows = {"rows": side.rows(packed(data)), "validation": side.rows(packed(validation))}
     side.submit(name, recipe.to_data(), rows, resume is not None)
     return TrainingJob(side, name, _steps(Data.of(data), recipe))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from maas.calls import Context, Result
+from maas.data import upload
 from maas.errors import Unsupported
 from maas.executors.base import finish
 from maas.executors.remote import RemoteExecutor
@@ -16,6 +17,7 @@ from maas.jobs.following import LOOK, NOTHING
 from maas.jobs.handles import Side
 from maas.jobs.keeper import Keeper
 from maas.jobs.making import made
+from maas.jobs.rows import given, size
 from maas.model import Model
 from maas.train.keras_session import KerasSession
 from maas.train.session import Session
@@ -29,6 +31,9 @@ FOLDER = Path("maas-jobs")
 
 _RETRIES = 6
 """Of a question, about 8 seconds: a server that is started again is met."""
+
+_MESSAGE = 32 * 2**20
+"""Bytes of rows that go to a server in the message that submits a job."""
 
 _keepers: dict[Path, Keeper] = {}
 
@@ -45,6 +50,10 @@ class Here:
             _keepers[path].open()
         self._model = model
         self._desk = Desk(_keepers[path], "here", model, model.name, model.name)
+
+    def rows(self, packed: dict[str, Any] | None) -> dict[str, Any] | None:
+        """As `Side.rows`."""
+        return packed
 
     def submit(self, *args: Any) -> None:
         """As `Side.submit`."""
@@ -88,6 +97,16 @@ class There:
         self.where = executor.where
         self._executor = executor
         self._session = session
+
+    def rows(self, packed: dict[str, Any] | None) -> dict[str, Any] | None:
+        """As `Side.rows`; they are a dataset there, which stays for the next job."""
+        if packed is None or packed.keys() == {"dataset"}:
+            return packed
+        origin = self._executor.origin
+        most = min(_MESSAGE, origin.describe().limits.get("body", _MESSAGE) // 2)
+        if size(packed) <= most:
+            return packed
+        return {"dataset": upload(Model.over(origin, origin.name), given(packed)).name}
 
     def submit(self, *args: Any) -> None:
         """As `Side.submit`; it begins with the handle's private copy, if that differs."""

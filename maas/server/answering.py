@@ -23,6 +23,7 @@ from maas.http import Response
 from maas.limits import Limits
 from maas.server.admission import rows_of
 from maas.server.catalogue import Catalogue, Held, Version
+from maas.server.collectors import REQUEST
 from maas.server.descriptions import Descriptions
 from maas.server.entrance import Entrance, is_reserved
 from maas.server.forms import Form, internal
@@ -63,6 +64,7 @@ class Answering:
         self._catalogue = house.catalogue
         self._keyed = KeyedAnswers()
         self._services = services
+        self._collectors = services.collectors
 
     async def converse(self, form: Form, body: bytearray, read: Call | None = None) -> Response:
         """What the form makes of the answer to the call that it reads, if it was not `read` yet.
@@ -85,7 +87,7 @@ class Answering:
             if call.context.key is not None:
                 response = await self._answer_keyed(call, form, seen, version)
             else:
-                response = await self._answer(call, form, seen, version)
+                response = await self._answer_once(call, form, seen, version)
         except Exception as error:  # noqa: BLE001 - a fault of this server must not end it
             response = form.failure(seen.fails(presentable(error)))
         except BaseException:
@@ -115,6 +117,21 @@ class Answering:
             await asyncio.wait_for(self._house.descriptions.learned(version), left)
         except TimeoutError:
             raise late(version.name) from None
+
+    async def _answer_once(
+        self, call: Call, form: Form, seen: Observation, version: Version
+    ) -> Response:
+        """The answer, which names the request where that is kept."""
+        collector = self._collectors.of(version.name)
+        method = version.known.methods.get(call.method)
+        if collector is None or method is None:
+            return await self._answer(call, form, seen, version)
+        inputs = await collector.copied(call, method, seen.received)
+        response = await self._answer(call, form, seen, version)
+        if inputs is None or response.status != 200:
+            return response
+        named = (REQUEST, collector.keep(version.name, inputs, seen.received))
+        return attrs.evolve(response, headers=(*response.headers, named))
 
     async def _answer(
         self, call: Call, form: Form, seen: Observation, version: Version
@@ -206,7 +223,7 @@ class Answering:
             # It goes on after its caller has left.
             self._catalogue.hold(version)
             try:
-                return await self._answer(once, form, seen, version)
+                return await self._answer_once(once, form, seen, version)
             finally:
                 self._catalogue.leave(version)
 

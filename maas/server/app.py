@@ -18,6 +18,7 @@ from maas.model import Model, model_name
 from maas.server.admission import MAX_PENDING
 from maas.server.asgi import respond
 from maas.server.catalogue import Version
+from maas.server.collectors import Collector
 from maas.server.guard import DEFAULT_GRANTS
 from maas.server.handler import Handler
 from maas.server.patience import Patience
@@ -52,6 +53,8 @@ class Server:
         can be imported, or model folders.
     devices : torch devices for the workers, dealt out in turn.
     jobs : folder where training jobs are kept; None to keep none. Those that it holds go on.
+    collect : a `maas.data.Collect`, or one for each of some models by name: what these are asked
+        is kept, to learn from. They then run in threads. None keeps nothing.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class Server:
         workers: int | None = None,
         devices: Sequence[str] = (),
         jobs: str | os.PathLike[str] | None = None,
+        collect: Collector | Mapping[str, Collector] | None = None,
     ) -> None:
         if devices and workers is None:
             raise TypeError("devices= is for workers; give workers= as well, or a Model its device")
@@ -86,6 +90,7 @@ class Server:
             max_pending=max_pending,
             on_loop=on_loop,
             jobs=None if jobs is None else Path(jobs),
+            collect=collect,
         )
         try:
             for address, target in self._named(models).items():
@@ -297,6 +302,7 @@ def serve(
     workers: int | None = None,
     devices: Sequence[str] = (),
     jobs: str | os.PathLike[str] | None = None,
+    collect: Collector | Mapping[str, Collector] | None = None,
     insecure: bool = False,
     patience: Patience | None = None,
     block: bool = True,
@@ -308,7 +314,7 @@ def serve(
     models, auth, allow, limits, leases, tracebacks, quotas, max_pending, on_loop : as `Server` has
         them; `models` may be a `Server`.
     workers, devices : as `Server` has them; it listens once one worker of each model is ready.
-    jobs : as `Server` has it.
+    jobs, collect : as `Server` has them.
     host, port : where to listen; port 0 takes a free one.
     uds : path of a unix socket to listen on instead.
     tls_cert, tls_key : files of a certificate chain and its key, to speak TLS.
@@ -325,9 +331,9 @@ def serve(
         The address is taken.
     """
     made = not isinstance(models, Server)
-    if not made and (workers is not None or devices or jobs is not None):
+    if not made and (workers is not None or devices or jobs is not None or collect is not None):
         raise TypeError(
-            "workers=, devices= and jobs= are the Server's own; give them to maas.Server"
+            "workers=, devices=, jobs= and collect= are the Server's own; give them to maas.Server"
         )
     server = (
         Server(
@@ -343,6 +349,7 @@ def serve(
             workers=workers,
             devices=devices,
             jobs=jobs,
+            collect=collect,
         )
         if made
         else models

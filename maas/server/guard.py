@@ -32,7 +32,7 @@ from maas.server.admission import Quota
 __all__ = ["DEFAULT_GRANTS", "GRANTS", "Caller", "Guard", "Key"]
 
 DEFAULT_GRANTS = frozenset({"call", "describe"})
-GRANTS = DEFAULT_GRANTS | {"grad", "train", "publish", "compress", "explain"}
+GRANTS = DEFAULT_GRANTS | {"grad", "train", "publish", "compress", "explain", "label", "collect"}
 
 _LOG = logging.getLogger("maas")
 

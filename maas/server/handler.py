@@ -29,6 +29,7 @@ from maas.model import Model
 from maas.server.admission import MAX_PENDING, Quotas
 from maas.server.answering import Answering, presentable
 from maas.server.catalogue import Catalogue
+from maas.server.collectors import Collector, Collectors
 from maas.server.compression import Inflater
 from maas.server.descriptions import Descriptions
 from maas.server.entrance import Entrance
@@ -62,6 +63,7 @@ class Handler:
     max_pending : calls that one model may have in hand, waiting and running.
     jobs : folder of the jobs, None to keep none.
     on_loop : whether models that are measured to be short run on the loop of the connections.
+    collect : who keeps what the models are asked, see `Collectors`; they then run in threads.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Handler:
         max_pending: int = MAX_PENDING,
         jobs: Path | None = None,
         on_loop: bool = True,
+        collect: Collector | Mapping[str, Collector] | None = None,
     ) -> None:
         self.catalogue = Catalogue()
         for address, model in models.items():
@@ -91,13 +94,14 @@ class Handler:
         self.entrance = Entrance(self, Quotas(quotas), max_pending)
         self.descriptions = Descriptions(self)
         self.inflater = Inflater(self.limits.body)
+        self._collectors = Collectors(collect)
         self._services = Services(
-            leases or Leases(), self.catalogue, jobs, self.entrance.charge_rows
+            leases or Leases(), self.catalogue, jobs, self.entrance.charge_rows, self._collectors
         )
         self._answering = Answering(self, self._services)
         self.converse = self._answering.converse
         self._prompt = PromptAnswers(self)
-        self._on_loop = on_loop
+        self._on_loop = on_loop and not self._collectors
         self._inference = InferenceProtocol(self)
         self._draining = False
 
@@ -115,6 +119,7 @@ class Handler:
     def close(self) -> None:
         """Lets go of what services hold."""
         self._services.close()
+        self._collectors.close()
 
     def draining(self) -> None:
         """From now on tell who asks that this server is not ready.

@@ -75,6 +75,11 @@ class Observation:
         self._trace, self._hop = tracing.incoming(trace, self._name(), self._since())
         return tracing.continued(call, self._trace)
 
+    @property
+    def received(self) -> int:
+        """Bytes of the request."""
+        return self._received
+
     def _name(self) -> str:
         route = self._route
         return f"POST /{route.model}" + ("" if route.method == CALL else f"/{route.method}")

@@ -27,6 +27,7 @@ from maas.limits import Leases
 from maas.model import Model
 from maas.server.admission import rows_in
 from maas.server.catalogue import Catalogue
+from maas.server.collectors import Collectors
 from maas.server.guard import Caller
 from maas.wire import Failure
 
@@ -54,6 +55,7 @@ class Services:
     catalogue : the models that are here.
     jobs : folder of the jobs, None where none are kept.
     charge : counts rows of the model that a call makes run beside those that came with it.
+    collectors : who keeps what the models are asked.
     """
 
     def __init__(
@@ -62,11 +64,13 @@ class Services:
         catalogue: Catalogue,
         jobs: Path | None,
         charge: Callable[[Caller, int], None],
+        collectors: Collectors,
     ) -> None:
         self.leases = leases
         self.catalogue = catalogue
         self.jobs = jobs
         self.charge = charge
+        self.collectors = collectors
         self._lock = threading.Lock()
         self._made: dict[str, Service] = {}
         self._graphs: Any = None

@@ -15,8 +15,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from maas.calls import Context
 from maas.data import Data
-from maas.errors import Unsupported
+from maas.data.rows import sent
+from maas.errors import ProtocolError, Unsupported
+from maas.executors.base import finish
+from maas.executors.remote import RemoteExecutor
 from maas.model import Model
 from maas.train import rules
 from maas.train.course import rows_in
@@ -26,7 +30,10 @@ from maas.train.layout import tensors_of
 from maas.train.machine import Rates, free_memory, measured_rates
 from maas.train.recipe import Recipe
 
-__all__ = ["Estimate", "check_memory", "estimate", "estimated"]
+__all__ = ["ESTIMATE", "Estimate", "check_memory", "estimate", "estimated", "of_batch"]
+
+ESTIMATE = "_estimate"
+"""What a server is asked for one; see `estimate_service.py`."""
 
 _META = torch.device("meta")
 _CPU = torch.device("cpu")
@@ -124,7 +131,10 @@ def _time(seconds: float | None) -> str:
 
 
 def estimate(model: Model[..., Any], value: Any, **options: Any) -> Estimate:
-    """What a call of the model costs here, or training it.
+    """What a call of the model costs where it runs, or training it.
+
+    A server, which grants it with `train`, is sent one batch, and tells its own seconds and what is
+    free there.
 
     Parameters
     ----------
@@ -135,20 +145,48 @@ def estimate(model: Model[..., Any], value: Any, **options: Any) -> Estimate:
     ------
     TypeError, ValueError
         As `fit` raises them.
+    Forbidden
+        The server does not grant "train".
     Unsupported
-        The model is no torch module in this process.
+        The model is no torch module, in this process or in that of a server.
     """
+    data, recipe = Data.of(value), Recipe.of(options)
+    if data.name is not None:
+        return _told(model, recipe, {"dataset": data.name})
+    data = rows_for(model, data)
+    batch = next(iter(data.batches(_asked(data, recipe))))
+    steps = None if batch[1] is None else _steps(data, recipe)
+    return attrs.evolve(of_batch(model, batch, recipe), steps=steps)
+
+
+def of_batch(model: Model[..., Any], batch: tuple[Any, Any], recipe: Recipe) -> Estimate:
+    """As `estimate`, of one batch that stands behind all preparation here; nothing of steps."""
     executor = local_executor(model)
-    target = None if executor is None else executor.backend.target
+    if executor is None:
+        inputs, targets = map(sent, batch)
+        return _told(model, recipe, {"inputs": inputs, "targets": targets})
+    target = executor.backend.target
     if not isinstance(target, torch.nn.Module):
-        raise Unsupported(
-            f"{model.name} is no torch module in this process; ask for an estimate where it runs"
-        )
-    data, recipe = rows_for(model, value), Recipe.of(options)
-    inputs, targets = next(iter(data.batches(_asked(data, recipe))))
+        raise Unsupported(f"{model.name} is no torch module, so nobody knows what it costs")
     rates = measured_rates(next((each.device for each in target.parameters()), _CPU))
-    steps = None if targets is None else _steps(data, recipe)
-    return attrs.evolve(estimated(target, (inputs, targets), recipe, rates), steps=steps)
+    return estimated(target, batch, recipe, rates)
+
+
+def _told(model: Model[..., Any], recipe: Recipe, rows: dict[str, Any]) -> Estimate:
+    """What the server says at which the model runs."""
+    executor: Any = model.executor
+    while not isinstance(executor, RemoteExecutor):
+        executor = getattr(executor, "inner", None)
+        if executor is None:
+            raise Unsupported(
+                f"{model.name} runs {model.where}; an estimate is made where its torch module is, "
+                "or at a server"
+            )
+    question = (recipe.to_data(), rows)
+    told = finish(executor.origin.put(ESTIMATE, question, Context(), repeatable=True)).value
+    if type(told) is not dict or told.keys() != attrs.fields_dict(Estimate).keys():
+        raise ProtocolError(f"{executor.where} answered with no estimate", answered=True)
+    return Estimate(**told)
 
 
 def _asked(data: Data, recipe: Recipe) -> int:

@@ -3,17 +3,12 @@
 It knows only steps, so it is the same for a run here and for one that is followed from afar.
 """
 
-import importlib
-import sys
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
+from maas.bars import bar
 from maas.train.history import Step
 
-__all__ = ["bar", "shown"]
-
-_EACH = 0.1
-"""Seconds between two looks of the bar at its figures."""
+__all__ = ["shown"]
 
 
 def shown(
@@ -51,20 +46,3 @@ def _without_loss(told: Mapping[str, float]) -> dict[str, float]:
 
 def _figures(told: Mapping[str, float]) -> str:
     return "  ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in told.items())
-
-
-def bar(total: int | None, unit: str, progress: bool | None) -> Any:
-    """tqdm's bar, or None where none is to be drawn; as `shown` says."""
-    if progress is False or (progress is None and not sys.stderr.isatty()):
-        return None
-    try:
-        tqdm = importlib.import_module("tqdm").tqdm
-    except ModuleNotFoundError:
-        if progress is None:
-            return None
-        raise ModuleNotFoundError(
-            "a progress bar is drawn by tqdm: pip install 'maas-sdk[train]'", name="tqdm"
-        ) from None
-    return tqdm(
-        total=total, unit=f" {unit}", mininterval=_EACH, dynamic_ncols=True, file=sys.stderr
-    )

@@ -15,6 +15,7 @@ from typing import Any
 import attrs
 import torch
 
+from maas.bars import bar
 from maas.data import Data
 from maas.errors import Conflict, Unsupported
 from maas.executors.local import LocalExecutor
@@ -22,7 +23,6 @@ from maas.model import Model
 from maas.plots import plot
 from maas.train.here import as_prepared, local_executor, rows_for
 from maas.train.loop import Run
-from maas.train.progress import bar
 from maas.train.recipe import Recipe
 
 __all__ = ["Search", "Trial", "search"]

@@ -243,6 +243,72 @@ def test_more_than_one_message_is_one_dataset(server):
     assert (dataset.rows, dataset.nbytes) == (300, large.nbytes)
 
 
+def test_an_upload_that_was_broken_off_goes_on(tmp_path, server):
+    """The same content, announced again, finds the batches that are there, and is verified."""
+    executor = maas.connect(server).executor
+
+    def ask(*question):
+        return executor.ask("_data", question, maas.calls.Context()).value
+
+    wanted = fingerprint(Data.of((X, Y)).batches(5))
+    begun, number = ask("begin", wanted.name)
+    assert number == 0
+    for number, (inputs, targets) in enumerate(Data.of((X, Y)).batches(5), 1):
+        if number < 4:
+            ask("add", begun, number, inputs, targets)
+    assert ask("begin", wanted.name) == [begun, 3]
+    assert ask("begin", "sha256:" + "0" * 64)[1] == 0
+    assert ask("begin", "")[0] != begun
+    for number, (inputs, targets) in enumerate(Data.of((X, Y)).batches(5, start=3), 4):
+        ask("add", begun, number, inputs, targets)
+    assert ask("end", begun)["name"] == wanted.name
+    assert maas.data.upload(maas.connect(server), (X, Y)).name == wanted.name
+
+
+def test_an_upload_of_something_else_is_refused(server, tmp_path):
+    """What arrives under another content's name is not kept, and the name is free again."""
+    executor = maas.connect(server).executor
+
+    def ask(*question):
+        return executor.ask("_data", question, maas.calls.Context()).value
+
+    wanted = fingerprint(Data.of((X, Y)).batches(5))
+    begun, _ = ask("begin", wanted.name)
+    ask("add", begun, 1, X + 1, Y)
+    with pytest.raises(maas.CodecError, match="was announced"):
+        ask("end", begun)
+    assert maas.data.uploaded(maas.connect(server)) == []
+    again, number = ask("begin", wanted.name)
+    assert (again != begun, number) == (True, 0)
+
+
+def test_an_upload_shows_how_far_it_is(server, capfd):
+    """A bar, where one is asked for, counts rows to the last."""
+    maas.data.upload(maas.connect(server), (X, Y), progress=True)
+    assert "23/23" in capfd.readouterr().err
+
+
+def test_rows_beyond_a_message_are_learned_all_the_same(tmp_path):
+    """What does not fit a message goes to the server in pieces, before the job is submitted."""
+    torch.manual_seed(0)
+    net = torch.nn.Linear(8, 1)
+    x = torch.randn(4_000, 8)
+    data = x, x.sum(1, keepdim=True)
+    server = maas.Server(
+        {"net": net},
+        allow={"call", "describe", "train"},
+        jobs=tmp_path,
+        limits=maas.Limits(body=100_000),
+    )
+    with maas.serve(server, port=0, block=False) as running:
+        model = maas.connect(f"{running.url}/net")
+        losses = model.fit(data, epochs=1, batch_size=500, lr=0.1).losses
+        assert maas.data.uploaded(model)[0].rows == 4_000
+    assert losses == maas.Model(copy.deepcopy(net)).fit(
+        data, epochs=1, batch_size=500, lr=0.1
+    ).losses  # fmt: skip
+
+
 def test_uploads_are_granted(tmp_path):
     """A server that grants no training, or keeps nothing, refuses, and says what to give."""
     net = torch.nn.Linear(2, 2)
@@ -258,7 +324,15 @@ def test_uploads_are_granted(tmp_path):
 
 @pytest.mark.parametrize(
     "question",
-    [(), ("find",), ("find", 3), ("exec", "x"), ("add", "x", "1", None, None), ("begin", 1)],
+    [
+        (),
+        ("find",),
+        ("find", 3),
+        ("exec", "x"),
+        ("add", "x", "1", None, None),
+        ("begin",),
+        ("begin", 1),
+    ],
 )
 def test_strange_questions_are_refused(server, question):
     """A question that the service does not know is a CodecError."""

@@ -4,6 +4,7 @@ it would not fit.
 
 import copy
 
+import attrs
 import pytest
 import torch
 from torch import nn
@@ -112,8 +113,50 @@ def test_what_cannot_fit_is_refused_before_it_starts(monkeypatch):
     assert difference(dict(net.state_dict()), dict(before)) is None
 
 
-def test_only_a_module_here_is_estimated():
-    """For a function, and for a model elsewhere, the error says where to ask."""
-    for model in (maas.Model(len), maas.connect(maas.Server(linear()))):
-        with pytest.raises(maas.Unsupported, match="estimate where it runs"):
-            model.estimate(X)
+# At a server.
+
+
+@pytest.fixture
+def there(tmp_path):
+    """The net at a server that grants training."""
+    server = maas.Server({"net": linear()}, allow={"call", "describe", "train"}, jobs=tmp_path)
+    yield maas.connect(server)
+    server.close()
+
+
+def _counts(found):
+    return attrs.evolve(found, seconds=None, free=None)
+
+
+@pytest.mark.parametrize("options", [{}, {"batch_size": 16, "epochs": 3, "validation": 0.2}])
+@pytest.mark.parametrize("value", [(X, Y), X], ids=["training", "a call"])
+def test_an_estimate_elsewhere_counts_the_same(there, value, options):
+    """What is counted is equal here and there; seconds and free memory are the server's own."""
+    found = there.estimate(value, **options)
+    assert _counts(found) == _counts(maas.Model(linear()).estimate(value, **options))
+    assert found.seconds > 0
+
+
+def test_a_dataset_is_estimated_where_it_is(there):
+    """Rows that a server has already are not needed here, and their steps are told."""
+    dataset = maas.data.upload(there, (X, Y))
+    for value in (dataset, dataset.name):
+        found = there.estimate(value, batch_size=16, epochs=5)
+        assert _counts(found) == _counts(
+            maas.Model(linear()).estimate((X, Y), batch_size=16, epochs=5)
+        )
+
+
+def test_an_estimate_elsewhere_is_granted():
+    """A server that grants no training gives no estimates, and says what to grant."""
+    with pytest.raises(maas.Forbidden, match="'train'"):
+        maas.connect(maas.Server({"net": linear()})).estimate(X)
+    with pytest.raises(maas.Unsupported, match="no torch module"):
+        maas.Model(len).estimate(X)
+
+
+@pytest.mark.parametrize("question", [(), ({}, {}), ({}, {"inputs": X}), ({}, []), (1, 2)])
+def test_strange_questions_are_refused(there, question):
+    """What is no recipe with rows is a CodecError."""
+    with pytest.raises(maas.CodecError, match="_estimate wants"):
+        there.executor.ask("_estimate", question, maas.calls.Context())
