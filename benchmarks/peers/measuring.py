@@ -127,7 +127,8 @@ class Measuring:
     def _call(self, name: str, ours: Asked, command: Sequence[str | Path], fewer: int) -> None:
         """Our own client and another, each at its own server, from threads and from one loop."""
         print(f"{name} starts", flush=True)
-        own = [sys.executable, _HERE / "maas_client.py", f"http://{_host(ours)}/big", KEY]
+        url = f"http://{_host(ours)}/big"
+        own: list[str | Path] = [sys.executable, _HERE / "maas_client.py", url, KEY]
         with asking(own) as mine, asking(command) as other:
             for manner in MANNERS:
                 rounds = self.calls.setdefault((name, manner), [])

@@ -1,6 +1,6 @@
 """MLServer, rows in base64 as its codec of that name wants them: `mlserver_server.py PORT`.
 
-Its REST has no binary tensors; the numbers of a row as JSON are four times slower.
+Its REST has no binary tensors; the numbers of a row as JSON are four times as long.
 """
 
 import asyncio

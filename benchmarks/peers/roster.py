@@ -124,7 +124,7 @@ PEERS = (
     Peer(
         name="Triton",
         package="nvidia-pytriton",
-        needs=("nvidia-pytriton", "tritonclient[http]"),
+        needs=("nvidia-pytriton>=0.7", "tritonclient[http]"),
         script="triton_server.py",
         speech=OPEN_INFERENCE,
         ways=(

@@ -114,6 +114,7 @@ _OPEN_INFERENCE_HEAD = json.dumps(
                 "parameters": {"binary_data_size": 4000},
             }
         ],
+        "id": "1",
         "parameters": {"binary_data_output": True},
     }
 ).encode()
