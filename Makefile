@@ -70,7 +70,7 @@ bench: $(STAMP)  ## run every benchmark, one after the other
 	$(BIN)/python -m benchmarks
 
 bench-peers: $(STAMP)  ## compare with other servers, each in an environment of its own
-	$(BIN)/python -m benchmarks.peers
+	$(BIN)/python -m benchmarks.peers --keep
 
 clean:  ## remove .venv and what was built
 	rm -rf $(VENV) $(TF_VENV) build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -17,7 +17,7 @@ import attrs
 __all__ = ["Callers", "Load", "posted"]
 
 _SILENCE = 30.0
-"""Seconds without a reply after which a server is given up."""
+"""Seconds without a reply, or until the last one, after which a server is given up."""
 
 
 def posted(target: str, host: str, headers: Sequence[str], body: bytes) -> bytes:
@@ -82,7 +82,7 @@ class Callers:
         Raises
         ------
         RuntimeError
-            A reply is no success, or none came for half a minute.
+            A reply is no success, or did not come for half a minute.
         """
         waiting = cycle(enumerate(requests))
         times: list[float] = []
@@ -94,8 +94,8 @@ class Callers:
         busy = len(self._connections)
         while busy:
             ready = self._epoll.poll(_SILENCE)
-            if not ready:
-                raise RuntimeError(f"no reply came for {_SILENCE:g} seconds")
+            if not ready or now > until + _SILENCE:
+                raise RuntimeError(f"{busy} replies did not come for {_SILENCE:g} seconds")
             for number, _ in ready:
                 connection = self._connections[number]
                 body = connection.receive()

@@ -1,14 +1,11 @@
-"""What is measured beside each other, and how each is started and asked."""
+"""What is measured beside each other: ours, the floor, and what a peer's configuration comes to."""
 
+import base64
 import contextlib
-import os
-import socket
-import subprocess
+import json
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import attrs
 import numpy as np
@@ -19,17 +16,28 @@ import maas
 from benchmarks.bare_batcher import bare_batcher
 from benchmarks.big_model import fixed
 from benchmarks.callers import Callers, posted
-from benchmarks.peers.environments import ROOT, Missing, environment
+from benchmarks.peers.environments import Missing
+from benchmarks.peers.processes import PATIENCE, serving
 from maas.calls import CALL, Call, Context, Result
 from maas.http import MSGPACK
 from maas.limits import Limits
 from maas.wire import decode, encode_call
 
-__all__ = ["FLOOR", "OURS", "PEERS", "Asked", "System"]
+__all__ = [
+    "BASE64_FIELD",
+    "BASE64_TENSOR",
+    "FLOOR",
+    "KEY",
+    "OPEN_INFERENCE",
+    "OURS",
+    "RAW",
+    "Asked",
+    "Speech",
+    "System",
+    "answering",
+]
 
-_HERE = Path(__file__).parent
-_PATIENCE = 90.0
-_KEY = "0123456789abcdef0123456789abcdef"
+KEY = "0123456789abcdef0123456789abcdef"
 
 
 @attrs.frozen
@@ -42,52 +50,113 @@ class Asked:
 
 
 @attrs.frozen
-class System:
-    """Something to measure; `started` runs it and says how it is asked.
+class Speech:
+    """How a system is asked for the answer to a row, and where the answer is in its reply."""
 
-    Attributes
-    ----------
-    peer : the name it is compared under; its configurations share it.
-    """
+    headers: Sequence[str]
+    body: Callable[[Tensor], bytes]
+    answer: Callable[[bytes], float]
+
+    def requests(self, target: str, place: tuple[str, int], rows: Sequence[Tensor]) -> list[bytes]:
+        """The rows, each as a whole request."""
+        host = f"{place[0]}:{place[1]}"
+        return [posted(target, host, self.headers, self.body(row)) for row in rows]
+
+
+@attrs.frozen
+class System:
+    """Something to measure; `started` runs it and says how it is asked."""
 
     name: str
-    peer: str
     started: Callable[[Sequence[Tensor]], "contextlib.AbstractContextManager[Asked]"]
 
 
-# Our own.
+def answering(speech: Speech, target: str, place: tuple[str, int], rows: Sequence[Tensor]) -> Asked:
+    """The system, once it answers: some listen before they do.
+
+    Raises
+    ------
+    Missing
+        It gave no good answer within PATIENCE.
+    """
+    asked = Asked(place, speech.requests(target, place, rows), speech.answer)
+    until = time.monotonic() + PATIENCE
+    while True:
+        try:
+            with Callers(asked.place, 1) as callers:
+                callers.ask(asked.requests[:1], 0.0)
+        except (OSError, RuntimeError) as error:
+            if time.monotonic() > until:
+                raise Missing(f"it does not answer: {error!s:.160}") from None
+            time.sleep(0.2)
+        else:
+            return asked
 
 
-def _ours(port: str) -> None:
-    """One configuration: messages checked, a key, limits, deadlines, metrics and batching on."""
-    net = fixed()
-    model = maas.Model(net, batching=maas.Batching(64), example=torch.randn(1, 1000))
-    maas.serve({"big": model}, port=int(port), auth=_KEY)
+# Speeches.
 
 
-def _bare(port: str) -> None:
-    bare_batcher(print, int(port))
+def _of_raw(body: bytes) -> float:
+    return float(np.frombuffer(body[-4:], np.float32)[0])
 
 
-@contextlib.contextmanager
-def _asked_ours(rows: Sequence[Tensor]) -> Iterator[Asked]:
-    with _running([sys.executable, "-m", "benchmarks.peers.systems", "ours"]) as place:
-        headers = [
-            "user-agent: maas",
-            "accept-encoding: identity",
-            f"accept: {MSGPACK}",
-            f"authorization: Bearer {_KEY}",
-            f"content-type: {MSGPACK}",
-        ]
-        until = time.monotonic() + 3600
-        requests = [
-            posted("/big", _host(place), headers, _message(row, until + number / 1000))
-            for number, row in enumerate(rows)
-        ]
-        yield _answering(Asked(place, requests, _of_message))
+def _binary_tensor(row: Tensor) -> bytes:
+    return _OPEN_INFERENCE_HEAD + row.numpy().tobytes()
 
 
-def _message(row: Tensor, deadline: float) -> bytes:
+_OPEN_INFERENCE_HEAD = json.dumps(
+    {
+        "inputs": [
+            {
+                "name": "input",
+                "shape": [1, 1000],
+                "datatype": "FP32",
+                "parameters": {"binary_data_size": 4000},
+            }
+        ],
+        "id": "1",
+        "parameters": {"binary_data_output": True},
+    }
+).encode()
+
+RAW = Speech(["content-type: application/octet-stream"], lambda row: row.numpy().tobytes(), _of_raw)
+OPEN_INFERENCE = Speech(
+    [
+        "content-type: application/octet-stream",
+        f"inference-header-content-length: {len(_OPEN_INFERENCE_HEAD)}",
+    ],
+    _binary_tensor,
+    _of_raw,
+)
+"""The Open Inference Protocol with its binary extension; the one output ends the reply."""
+
+
+def _base64(row: Tensor) -> str:
+    return base64.b64encode(row.numpy().tobytes()).decode()
+
+
+def _base64_tensor(row: Tensor) -> bytes:
+    given = {"name": "input", "shape": [1, 1], "datatype": "BYTES", "data": [_base64(row)]}
+    return json.dumps({"inputs": [given | {"parameters": {"content_type": "base64"}}]}).encode()
+
+
+BASE64_TENSOR = Speech(
+    ["content-type: application/json"],
+    _base64_tensor,
+    lambda body: float(json.loads(body)["outputs"][0]["data"][0]),
+)
+"""The Open Inference Protocol in JSON alone, the row's bytes as one element."""
+BASE64_FIELD = Speech(
+    ["content-type: application/json"],
+    lambda row: json.dumps({"rows": [_base64(row)]}).encode(),
+    lambda body: float(json.loads(body)[0]),
+)
+"""A field `rows` of strings in base64, and a list of numbers for it."""
+
+
+def _message(row: Tensor) -> bytes:
+    # A deadline of its own each: as an ordinary client sends, no two requests are alike.
+    deadline = time.monotonic() + 3600
     call = Call("big", CALL, (row,), context=Context(grad=False, deadline=deadline))
     return b"".join(encode_call(call, Limits()))
 
@@ -98,122 +167,47 @@ def _of_message(body: bytes) -> float:
     return float(message.value.item())
 
 
-@contextlib.contextmanager
-def _asked_bare(rows: Sequence[Tensor]) -> Iterator[Asked]:
-    with _running([sys.executable, "-m", "benchmarks.peers.systems", "bare"]) as place:
-        yield _answering(Asked(place, _raw("/", place, rows), _of_raw))
-
-
-# Peers.
-
-
-def _peer(
-    name: str, script: str, requirements: tuple[str, ...], *arguments: str
-) -> Callable[[Sequence[Tensor]], "contextlib.AbstractContextManager[Asked]"]:
-    """A peer that takes raw numbers."""
-
-    @contextlib.contextmanager
-    def started(rows: Sequence[Tensor]) -> Iterator[Asked]:
-        python = environment(name, requirements)
-        with _running([str(python), str(_HERE / script)], *arguments) as place:
-            yield _answering(Asked(place, _raw("/inference", place, rows), _of_raw))
-
-    return started
-
-
-_FASTAPI = ("fastapi", "uvicorn[standard]")
-OURS = System("maas", "maas", _asked_ours)
-FLOOR = System("bare uvloop protocol, drain batcher", "floor", _asked_bare)
-PEERS = (
-    System("mosec, no batching", "mosec", _peer("mosec", "mosec_server.py", ("mosec",), "1", "0")),
-    System("mosec, batch 8", "mosec", _peer("mosec", "mosec_server.py", ("mosec",), "8", "1")),
-    System("mosec, batch 32", "mosec", _peer("mosec", "mosec_server.py", ("mosec",), "32", "1")),
-    System(
-        "LitServe, batch 64",
-        "LitServe",
-        _peer("litserve", "litserve_server.py", ("litserve", "pyzmq"), "64"),
-    ),
-    System("FastAPI by hand", "FastAPI", _peer("fastapi", "fastapi_server.py", _FASTAPI)),
+_MESSAGES = Speech(
+    [
+        "user-agent: maas",
+        "accept-encoding: identity",
+        f"accept: {MSGPACK}",
+        f"authorization: Bearer {KEY}",
+        f"content-type: {MSGPACK}",
+    ],
+    _message,
+    _of_message,
 )
 
 
-# Running one.
+# Ours and the floor.
+
+
+def _ours(port: str) -> None:
+    """One configuration: messages checked, a key, limits, deadlines, metrics and batching on."""
+    net = fixed()
+    model = maas.Model(net, batching=maas.Batching(64), example=torch.randn(1, 1000))
+    maas.serve({"big": model}, port=int(port), auth=KEY)
+
+
+def _bare(port: str) -> None:
+    bare_batcher(print, int(port))
 
 
 @contextlib.contextmanager
-def _running(command: Sequence[str], *arguments: str) -> Iterator[tuple[str, int]]:
-    number = _free_port()
-    process = subprocess.Popen(
-        [*command, str(number), *arguments],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
-    said: list[bytes] = []
-    assert process.stderr is not None
-    listening = threading.Thread(target=lambda: said.extend(process.stderr or ()), daemon=True)
-    listening.start()
-    try:
-        _wait_for(process, number, said)
-        yield ("127.0.0.1", number)
-    finally:
-        _end(process)
-        listening.join(10)
-        process.stderr.close()
+def _asked_ours(rows: Sequence[Tensor]) -> Iterator[Asked]:
+    with serving([sys.executable, "-m", "benchmarks.peers.systems", "ours"]) as place:
+        yield answering(_MESSAGES, "/big", place, rows)
 
 
-def _wait_for(process: "subprocess.Popen[bytes]", port: int, said: Sequence[bytes]) -> None:
-    until = time.monotonic() + _PATIENCE
-    while time.monotonic() < until and process.poll() is None:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1.0):
-            return
-        time.sleep(0.1)
-    last = said[-1].decode(errors="replace").strip() if said else "it said nothing"
-    raise Missing(f"it does not start: {last:.120}")
+@contextlib.contextmanager
+def _asked_bare(rows: Sequence[Tensor]) -> Iterator[Asked]:
+    with serving([sys.executable, "-m", "benchmarks.peers.systems", "bare"]) as place:
+        yield answering(RAW, "/", place, rows)
 
 
-def _answering(asked: Asked) -> Asked:
-    """The system, once it answers: some listen before they do."""
-    until = time.monotonic() + _PATIENCE
-    while True:
-        try:
-            with Callers(asked.place, 1) as callers:
-                callers.ask(asked.requests[:1], 0.0)
-        except (OSError, RuntimeError) as error:
-            if time.monotonic() > until:
-                raise Missing(f"it does not answer: {error!s:.200}") from None
-            time.sleep(0.2)
-        else:
-            return asked
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    """Ends it with all that it started."""
-    for signal in (15, 9):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(10)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
-
-
-def _host(place: tuple[str, int]) -> str:
-    return f"{place[0]}:{place[1]}"
-
-
-def _raw(target: str, place: tuple[str, int], rows: Sequence[Tensor]) -> list[bytes]:
-    headers = ["content-type: application/octet-stream"]
-    return [posted(target, _host(place), headers, row.numpy().tobytes()) for row in rows]
-
-
-def _of_raw(body: bytes) -> float:
-    return float(np.frombuffer(body, np.float32)[0])
+OURS = System("maas", _asked_ours)
+FLOOR = System("bare uvloop protocol, drain batcher", _asked_bare)
 
 
 if __name__ == "__main__":
