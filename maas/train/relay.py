@@ -17,7 +17,7 @@ from maas.errors import ProtocolError, Unsupported
 from maas.executors.base import Job, begun, finish
 from maas.executors.local import LocalExecutor
 from maas.executors.remote import RemoteExecutor
-from maas.loops import run
+from maas.loops import begin
 from maas.train.elsewhere import TRAIN, Elsewhere, holder_of
 from maas.wire import Failure
 
@@ -49,12 +49,12 @@ class RelayedCopy:
 
     def open(self, name: str, context: Context) -> Job[Any]:
         """The answer to `open`; the copy is called `name` here."""
-        return begun(run, partial(self._opened, name, context))
+        return begun(begin, partial(self._opened, name, context))
 
     def submit(self, operation: str, arguments: Sequence[Any], call: Call) -> Job[Any]:
         """The answer to one question."""
         question = (operation, self._name, *arguments)
-        return begun(run, partial(self._asked, question, call.context))
+        return begun(begin, partial(self._asked, question, call.context))
 
     def release(self, graphs: list[str]) -> None:
         """Lets go of graphs behind results of the copy; some time, if it can be told."""
