@@ -278,7 +278,7 @@ def test_slots_come_back_whatever_becomes_of_the_calls(batching):
                 job.result(PATIENCE)
         gate.opened.set()
         concurrent.futures.wait(jobs, PATIENCE)
-        slots = server.handler.slots("gate")
+        slots = server.handler.entrance.slots("gate")
         deadline = time.monotonic() + PATIENCE
         while slots.total and time.monotonic() < deadline:
             threading.Event().wait(0.01)

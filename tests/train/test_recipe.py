@@ -56,7 +56,7 @@ def test_a_recipe_survives_json():
         ({"dropout": 1.5}, ValueError, "from 0 up to 1"),
         ({"validation": 1.0}, ValueError, "up to 0.9"),
         ({"shuffle": 1}, ValueError, "True or False"),
-        ({"precision": "float8"}, ValueError, "there are: full, bfloat16"),
+        ({"precision": "float8"}, ValueError, "There are: full, bfloat16"),
         ({"label_smoothing": 0.1, "loss": "mse"}, ValueError, "for the loss 'cross_entropy'"),
         ({"watch": "f1"}, ValueError, "nothing to watch is called 'f1'"),
         ({"seed": -1}, ValueError, "seed wants a whole number from 0"),
