@@ -1,48 +1,29 @@
 """`model.compress(...)`: a smaller model beside the old one, and the figures of both."""
 
-import importlib
 import time
-from collections.abc import Iterable, Sequence
-from typing import Any, Self
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import attrs
 
+from maas.compress.asking import asked
+from maas.compress.compressed import Compressed
 from maas.compress.distill import Distill
 from maas.compress.figures import BATCHES, SECONDS, Figures, Metric, figures, latencies, outputs
-from maas.compress.gate import Gate, check_gates, gates_of
+from maas.compress.gate import Gate, check_gates
 from maas.compress.layers import around, copied, is_local, local
+from maas.compress.question import Question
 from maas.compress.report import Report, Row
 from maas.compress.search import Budget
-from maas.compress.trial import Check, Step, Trial, check_steps, step_name
-from maas.errors import Error, TooLossy
+from maas.compress.trial import Check, Step, Trial, step_name
+from maas.errors import Error, TooLossy, Unsupported
 from maas.model import Model
+from maas.train.progress import bar
 
-__all__ = ["Compressed", "compress"]
+__all__ = ["compress", "compressed"]
 
-
-class Compressed(Model[..., Any]):
-    """A model that `compress` made; a Model like any other.
-
-    Attributes
-    ----------
-    report : its figures beside the original's.
-    """
-
-    __slots__ = ("report",)
-    report: Report
-
-    @classmethod
-    def of(cls, model: Model[..., Any], report: Report) -> Self:
-        """The model, with its report."""
-        made = cls.over(model.executor, model.name)
-        made.report = report
-        return made
-
-    def with_options(self, **changes: Any) -> Self:
-        """As `Model.with_options`."""
-        made = super().with_options(**changes)
-        made.report = self.report
-        return made
+Tell = Callable[[Row], object]
+"""Is told each row of the report as it is found; what it raises ends the work."""
 
 
 @attrs.frozen(kw_only=True)
@@ -61,12 +42,17 @@ def compress(
     keep: Gate | Sequence[Gate] | None = None,
     metric: Metric | None = None,
     auto: Budget | None = None,
+    name: str | None = None,
 ) -> Compressed:
     """A smaller model beside this one, which stays bit for bit as it is.
 
+    A model here gives another one here. One at a server is compressed there, by a job that is
+    followed to its end, and the result is one more version of it, `net@name`: a server grants
+    that by `compress`. `model.publish` makes it the served one.
+
     Parameters
     ----------
-    model : a torch model that runs in this process.
+    model : a torch model.
     steps : what is done, in this order: `Quantize`, `Prune`, `Factor`, `Distill`, `Compile`, or
         any callable `(model, trial) -> model`.
     check : data that the result is judged by: inputs (rows, ...), or a pair (inputs, targets).
@@ -77,6 +63,10 @@ def compress(
         model within the budget is returned with the table of all; the check data is needed.
     metric : the task's own measure, `metric(outputs, targets) -> float`, larger being better.
         Accuracy by default where targets are classes, else minus the mean squared error.
+        It is code, so a server is not sent one.
+    name : of the version at a server; a new one by default. The same name with the same
+        arguments is the same work, which goes on there when this program has ended. Without a
+        name it ends with whoever asked for it.
 
     Returns
     -------
@@ -92,36 +82,51 @@ def compress(
     TypeError, ValueError
         A step, a layer or data that makes no sense; refused before any work where it can be.
     Unsupported
-        The model runs elsewhere, is no torch module, or has what a step cannot treat.
+        The model is no torch module, or has what a step cannot treat; at a server, a step that
+        is no name there, or a server that keeps no jobs.
+    Forbidden
+        The server does not grant `compress` to this key.
+    LimitExceeded, Overloaded
+        It would cost more rows than the quota allows.
+    Conflict
+        There is a version of that name, made by other arguments.
     """
-    original = _original(model, steps)
-    if (auto is None) == (not steps):
-        raise TypeError("compress wants steps, such as Quantize('int8'), or auto=Budget(...)")
-    check_steps(steps, KNOWN)
-    gates = gates_of(keep)
-    held = None if check is None else Check.of(check)
-    if held is None and (gates or auto is not None):
-        raise ValueError("keep= and auto= compare with the original: give check=, rows to compare")
-    if held is not None:
-        held.check_fits(model)
-    if auto is not None and held is not None:
-        return searched(original, auto, held, gates, metric)
-    found = attempt(original, steps, held, gates, metric)
-    rows = timed(found.rows, found.models, held)
+    question = Question.of(steps, check=check, keep=keep, auto=auto)
+    if not is_local(model) and not _taught_here(steps):
+        if metric is not None:
+            raise Unsupported(f"metric= is code, and {model.where} is not sent any; leave it out")
+        return asked(model, question, name)
+    if name is not None:
+        raise TypeError("name= is for a version at a server; a model here makes no version")
+    return compressed(model, question, metric)
+
+
+def _taught_here(steps: Sequence[Step]) -> bool:
+    """Whether a student here learns from the model, wherever that runs."""
+    return bool(steps) and isinstance(steps[0], Distill) and steps[0].student is not None
+
+
+def compressed(
+    model: Model[..., Any],
+    question: Question,
+    metric: Metric | None,
+    tell: Tell = lambda _row: None,
+) -> Compressed:
+    """The answer in this process; raises as `compress` does."""
+    steps, check, gates = question.steps, question.check, question.gates
+    # A handle of the model that nobody else's options reach.
+    original = (
+        model.with_options()
+        if not is_local(model) and _taught_here(steps)
+        else Model.over(local(model), model.name)
+    )
+    if check is not None:
+        check.check_fits(model)
+    if question.auto is not None and check is not None:
+        return searched(original, question.auto, check, gates, metric=metric, tell=tell)
+    found = attempt(original, steps, check, gates, metric=metric, tell=tell)
+    rows = timed(found.rows, found.models, check)
     return Compressed.of(found.models[-1], Report(rows, found.notes))
-
-
-KNOWN = ("Quantize", "Prune", "Factor", "Distill", "Compile")
-
-
-def _original(model: Model[..., Any], steps: Sequence[Step]) -> Model[..., Any]:
-    """A handle of the model that nobody else's options reach.
-
-    A model elsewhere may be the teacher of a student here; for the rest it is too far away.
-    """
-    if not is_local(model) and steps and isinstance(steps[0], Distill) and steps[0].student:
-        return model.with_options()
-    return Model.over(local(model), model.name)
 
 
 def attempt(
@@ -129,7 +134,9 @@ def attempt(
     steps: Sequence[Step],
     check: Check | None,
     gates: Sequence[Gate],
+    *,
     metric: Metric | None,
+    tell: Tell = lambda _row: None,
 ) -> Attempt:
     """Takes the steps one by one, each result past the gates; raises as `compress` does."""
     trial = Trial(original, check)
@@ -147,6 +154,7 @@ def attempt(
         check_gates(gates, step_name(step), found, first)
         models.append(model)
         rows.append(Row(step_name(step), found, seconds))
+        tell(rows[-1])
     return Attempt(models=models, rows=rows, notes=trial.notes)
 
 
@@ -187,7 +195,9 @@ def searched(
     budget: Budget,
     check: Check,
     gates: Sequence[Gate],
+    *,
     metric: Metric | None,
+    tell: Tell,
 ) -> Compressed:
     """The smallest model within the budget, and the table of all that were tried.
 
@@ -200,11 +210,12 @@ def searched(
     rows = [Row("original", attrs.evolve(first, latency=dict.fromkeys(BATCHES, 1.0)))]
     notes: list[str] = []
     best: tuple[int, Model[..., Any]] | None = None
-    for recipe in _progress(budget.tried()):
+    for recipe in _shown(budget.tried()):
+        tell(rows[-1])
         name = " + ".join(map(step_name, recipe))
         start = time.perf_counter()
         try:
-            found = attempt(original, recipe, check, (), metric)
+            found = attempt(original, recipe, check, (), metric=metric)
         except (Error, ImportError) as error:
             rows.append(Row(name, Figures(disk=0, memory=0, numbers=0), refused=str(error)))
             continue
@@ -228,10 +239,12 @@ _GLANCE = 0.1
 """Seconds in which one recipe of many is timed, for each batch size and side."""
 
 
-def _progress(recipes: Sequence[Any]) -> Iterable[Any]:
-    try:
-        tqdm = importlib.import_module("tqdm").tqdm
-    except ImportError:
-        return recipes
-    bar: Iterable[Any] = tqdm(recipes, desc="recipes", disable=None)  # None: only on a terminal
-    return bar
+def _shown(recipes: Sequence[Any]) -> Iterator[Any]:
+    """The recipes, with a bar beside them on a terminal."""
+    drawn = bar(len(recipes), "recipe", None)
+    for recipe in recipes:
+        yield recipe
+        if drawn is not None:
+            drawn.update()
+    if drawn is not None:
+        drawn.close()

@@ -1,8 +1,8 @@
 """What compression gained and what it cost, as a table, as data and as a picture."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import attrs
 
@@ -67,6 +67,11 @@ class Report:
             "chosen": self.chosen % len(self.rows),
             "notes": list(self.notes),
         }
+
+    @classmethod
+    def from_data(cls, data: Mapping[str, Any]) -> Self:
+        """From what `to_data` gave, by way of JSON as well, whose keys are text."""
+        return cls([_row(row) for row in data["rows"]], list(data["notes"]), int(data["chosen"]))
 
     def __str__(self) -> str:
         lines = [_HEAD, *map(self._line, self.rows)]
@@ -137,6 +142,13 @@ class Report:
         axes.margins(0.1)
         figure.legend(loc="outside right upper", fontsize=8, markerscale=0)
         figure.savefig(path, bbox_inches="tight")
+
+
+def _row(told: Mapping[str, Any]) -> Row:
+    names = [field.name for field in attrs.fields(Figures)]
+    found = {name: told[name] for name in names}
+    found["latency"] = {int(rows): float(share) for rows, share in found["latency"].items()}
+    return Row(told["name"], Figures(**found), float(told["seconds"]), str(told["refused"]))
 
 
 def _share(part: int, whole: int) -> float:

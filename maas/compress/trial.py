@@ -44,6 +44,8 @@ class Check:
         ValueError
             No rows, numbers of rows that differ, or numbers that are not finite.
         """
+        if isinstance(data, cls):
+            return data
         inputs, targets = data if type(data) is tuple and len(data) == 2 else (data, None)
         given = inputs if type(inputs) is tuple else (inputs,)
         args = tuple(_tensor(each, what) for each in given)

@@ -45,7 +45,7 @@ class Desk:
         """The job of that name, begun if it is new, and let go on if that is asked."""
         order = order_for(
             self.model,
-            Recipe.of(recipe),
+            Recipe.of(recipe).to_data(),
             rows,
             name=name,
             owner=self.owner,
@@ -55,6 +55,13 @@ class Desk:
         if resume:
             self.keeper.resume(folder)
         return self.told(name)
+
+    def ordered(self, name: str, work: str, recipe: dict[str, Any], rows: dict[str, Any]) -> None:
+        """The job of that name which does other work than training, begun if it is new."""
+        order = order_for(
+            self.model, recipe, rows, name=name, owner=self.owner, address=self.address, work=work
+        )
+        self.keeper.submit(order)
 
     def copied(self, name: str) -> None:
         """Keeps the model as it is, as the result of a job of that name."""
@@ -99,6 +106,10 @@ class Desk:
         """Forgets it."""
         self.keeper.delete(self.found(name))
 
+    def dropped(self, name: str) -> None:
+        """Ends it, and forgets it."""
+        self.keeper.drop(self.found(name))
+
     def done(self, name: str) -> JobFolder:
         """The job, once it is done; raises what it failed by, or `Conflict` where it goes on."""
         folder = self.found(name)
@@ -137,5 +148,6 @@ OPERATIONS: Mapping[str, Operation] = {
     "cancel": Operation((str,), Desk.cancelled),
     "resume": Operation((str,), Desk.resumed),
     "delete": Operation((str,), Desk.deleted),
+    "drop": Operation((str,), Desk.dropped),
     "result": Operation((str,), Desk.done),
 }

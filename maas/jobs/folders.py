@@ -7,6 +7,7 @@
     events          each step
     lock            held by the process that carries it out
     cancel          there once somebody asked it to stop
+    unwanted        there once nobody wants what it would make
     outcome.json    there once it has ended
     result/         the trained model, there once it is done
     log             what its processes printed
@@ -48,12 +49,13 @@ class Record:
     Attributes
     ----------
     name, owner : what it is called, and by whom.
-    model : address of the model it trains, as its place has it.
-    recipe : how it is trained, as `maas.train.recipe.Recipe` writes it.
+    model : address of the model it begins with, as its place has it.
+    recipe : how it is done, as the kind of work writes it: `maas.train.recipe.Recipe` for "fit".
     data : SHA-256 of its rows.
     module : import path of the model, where its layers are not all torch's own.
     threads : compute threads of torch, or of TensorFlow; another number may round otherwise.
     keras : what Keras runs on, where the model is one of its; a process has one of them.
+    work : what is done: "fit", or the name of an entry point in `maas.works`.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Record:
     module: str | None
     threads: int
     keras: str | None = None
+    work: str = "fit"
 
 
 @attrs.frozen(kw_only=True)
@@ -157,6 +160,11 @@ class JobFolder:
         with self.locked() as free:
             if free and self.outcome is None:
                 self.end(Outcome(state="cancelled"))
+
+    @property
+    def unwanted(self) -> bool:
+        """Whether it is to be forgotten as soon as its process has ended."""
+        return os.path.lexists(self.path / "unwanted")
 
     def reopen(self) -> None:
         """Lets one that was cancelled, or is to be, or has failed go on."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Protocol
 
-from maas.errors import DeadlineExceeded
+from maas.errors import DeadlineExceeded, Unsupported
 from maas.executors.base import END, Stream
 from maas.executors.lanes import Lane
 from maas.jobs.folders import ENDED
@@ -68,6 +68,8 @@ class Events(Stream[Step]):
             self._ended = not told["events"] and told["state"] in ENDED
         if not self._here:
             return END
+        if "step" not in self._here[0]:
+            raise Unsupported(f"job {self._name!r} trains nothing, so it has no steps")
         self.next += 1
         return Step(**self._here.popleft())
 

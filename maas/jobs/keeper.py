@@ -213,6 +213,14 @@ class Keeper:
         self._given_up.pop(folder.path, None)
         shutil.rmtree(gone, ignore_errors=True)
 
+    def drop(self, folder: JobFolder) -> None:
+        """Ends a job whatever it does, and forgets it: nothing of it stays."""
+        with contextlib.suppress(FileNotFoundError):  # another was first
+            (folder.path / "unwanted").touch()
+            folder.cancel()
+        if self.outcome(folder) is not None:
+            self.delete(folder)
+
     def _reader(self, path: Path) -> JobFolder:
         """One object a job, since it remembers where its events are."""
         with self._lock:
@@ -317,11 +325,15 @@ class Keeper:
         if each.process is not None:
             code = each.process.poll()
             if code is None:
+                if each.folder.unwanted:
+                    each.process.kill()
                 return "running"
             each.process = None
             # One that was done is deleted, maybe, before its process has left.
             if each.folder.path.is_dir() and each.folder.outcome is None:
                 self._lost(each, code)
+        if each.folder.unwanted:
+            self.drop(each.folder)
         if not each.folder.path.is_dir() or self.outcome(each.folder) is not None:
             with self._lock:
                 self._watched.pop(each.folder.path, None)

@@ -21,7 +21,7 @@ def made(folder: JobFolder, model: Model[..., Any]) -> Model[..., Any]:
         It is of a class that nobody in this process has an instance of.
     """
     result = folder.path / "result"
-    if folder.record.module is None:
+    if folder.record.module is None or folder.record.work != "fit":
         return load(result)
     executor = local_executor(model)
     if executor is None:

@@ -20,7 +20,6 @@ from maas.model import Model
 from maas.store import STANDARD, load, save, weights_of
 from maas.store.folders import WEIGHTS
 from maas.train.here import local_executor
-from maas.train.recipe import Recipe
 from maas.train.session import Session
 
 __all__ = ["copy_of", "order_for"]
@@ -28,14 +27,15 @@ __all__ = ["copy_of", "order_for"]
 
 def order_for(
     model: Model[..., Any],
-    recipe: Recipe,
+    recipe: dict[str, Any],
     rows: dict[str, Any],
     *,
     name: str,
     owner: str,
     address: str,
+    work: str = "fit",
 ) -> Order:
-    """The order for a job that trains this model.
+    """The order for a job that trains this model, or does other work with it.
 
     Raises
     ------
@@ -47,11 +47,12 @@ def order_for(
         name=name,
         owner=owner,
         model=address,
-        recipe=recipe.to_data(),
+        recipe=recipe,
         data=digest_of(data),
         module=source.module,
         threads=_threads(source.keras),
         keras=source.keras,
+        work=work,
     )
     return Order(record=record, data=data, weights=source.weights, save=source.save)
 

@@ -20,7 +20,8 @@ from typing import Any
 import attrs
 import torch
 
-from maas.errors import Unsupported
+from maas import entry_points
+from maas.errors import Cancelled, Unsupported
 from maas.jobs.events import EventWriter
 from maas.jobs.folders import JobFolder, Outcome, Record
 from maas.jobs.rows import given
@@ -86,22 +87,57 @@ def _ended(folder: JobFolder, each: float) -> int:
 
 
 def carry_out(folder: JobFolder, each: float) -> Outcome:
-    """Trains from the last checkpoint on, until it is done or cancelled.
+    """Does the work, until it is done or cancelled.
 
     Parameters
     ----------
-    each : seconds between checkpoints.
+    each : seconds between the checkpoints of training.
     """
     record = folder.record
     _settle(record)
     model = _model(folder, record)
-    kind, target = _target(model)
     rows = unsealed((folder.path / "data").read_bytes())
+    if record.work == "fit":
+        return _trained(folder, model, rows, each)
+    return _worked(folder, model, rows)
+
+
+def _worked(folder: JobFolder, model: Model[..., Any], rows: dict[str, Any]) -> Outcome:
+    """Does work of another kind, which begins anew after a crash: it has no checkpoints.
+
+    Its entry point is a function `work(model, recipe, rows, tell)`, which gives a model; `tell`
+    adds an event, plain data, and raises `Cancelled` where the work is to stop.
+    """
+    record = folder.record
+    work = entry_points.load("maas.works", record.work)
+    if work is None:
+        raise Unsupported(f"nothing installed here does the work {record.work!r:.80}")
+    with EventWriter(folder.path / "events", 0) as events:
+
+        def tell(event: dict[str, Any]) -> None:
+            events.append(event)
+            if folder.cancelling:
+                raise Cancelled("somebody asked it to stop")
+
+        try:
+            made = work(model, record.recipe, rows, tell)
+        except Cancelled:
+            return Outcome(state="cancelled")
+        events.sync()
+    save(made, folder.path / "result")
+    return Outcome(state="done")
+
+
+def _trained(
+    folder: JobFolder, model: Model[..., Any], rows: dict[str, Any], each: float
+) -> Outcome:
+    """Trains from the last checkpoint on."""
+    kind, target = _target(model)
     held = given(rows["validation"])
     run: Course = run_for(kind)(
         target,
         rows_for(model, given(rows["rows"])),
-        Recipe.of(record.recipe),
+        Recipe.of(folder.record.recipe),
         validation=None if held is None else rows_for(model, held),
     )
     last = folder.checkpoints.load()

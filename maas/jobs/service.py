@@ -6,6 +6,7 @@ of the model, `net@run-42`, which is loaded when it is first asked for.
 
 import hashlib
 import threading
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -25,6 +26,8 @@ from maas.server.services import Services, fields, settle
 from maas.wire import Failure
 
 __all__ = ["JobService"]
+
+_TRAINING = ("submit", "copy", "resume")
 
 
 class JobService:
@@ -51,28 +54,47 @@ class JobService:
         """The answer, later; raises `Forbidden` where the caller may not train, or publish."""
         if call.args[:1] == ("publish",):
             return self._published(caller, call)
-        caller.check_grant("train", call.model)
+        operation, *rest = call.args or ("",)
+        # Work of other kinds is begun by services of its own, and asked about here.
+        asks = type(operation) is str and operation not in _TRAINING
+        if not (asks and "compress" in caller.allow):
+            caller.check_grant("train", call.model)
+        known = OPERATIONS.get(operation) if type(operation) is str else None
+        if known is None or call.kwargs or [type(each) for each in rest] != [*known.kinds]:
+            raise CodecError(f"_jobs wants one of {', '.join(OPERATIONS)}, and what belongs to it")
+        copy = rest.pop() if operation in ("submit", "copy") else ""
+        desk = self.desk(caller, model, call.model, copy)
+        if operation == "events":
+            name, start = rest
+            return self._followers.follow(partial(seen, desk.keeper, desk.found(name), start))
+        return self.later(lambda: self._answer(desk, operation, rest))
+
+    def desk(self, caller: Caller, model: Model[..., Any], address: str, copy: str) -> Desk:
+        """Where this caller asks about the jobs of a model.
+
+        New ones begin with the caller's private copy of that name, unless it is "".
+
+        Raises
+        ------
+        Unsupported
+            No jobs are kept here.
+        """
         if self._keeper is None:
             raise Unsupported(
                 "this server keeps no jobs: its owner gives it a folder for them, "
                 "Server(..., jobs='folder') or maas serve --jobs FOLDER"
             )
-        operation, *rest = call.args or ("",)
-        known = OPERATIONS.get(operation) if type(operation) is str else None
-        if known is None or call.kwargs or [type(each) for each in rest] != [*known.kinds]:
-            raise CodecError(f"_jobs wants one of {', '.join(OPERATIONS)}, and what belongs to it")
-        version = self._catalogue.find(call.model)
+        version = self._catalogue.find(address)
         if version is None:
-            raise NotFound(f"no model {call.model!r:.80} here")
-        if operation in ("submit", "copy"):
-            model = self._begun_with(caller, model, rest.pop())
-        desk = Desk(self._keeper, caller.id, model, version.name, version.address)
-        if operation == "events":
-            name, start = rest
-            return self._followers.follow(partial(seen, self._keeper, desk.found(name), start))
+            raise NotFound(f"no model {address!r:.80} here")
+        begun = self._begun_with(caller, model, copy)
+        return Desk(self._keeper, caller.id, begun, version.name, version.address)
+
+    def later(self, answer: Callable[[], Any]) -> Job[Any]:
+        """What `answer` gives, from the thread that asks about jobs."""
         job: Job[Any] = Job()
         self._lane.put(
-            partial(settle, job, lambda: Result(self._answer(desk, operation, rest))),
+            partial(settle, job, lambda: Result(answer())),
             lambda error: job.settle(Failure(error)),
         )
         return job
@@ -106,15 +128,18 @@ class JobService:
         return Model.over(executor, model.name)
 
     def _answer(self, desk: Desk, operation: str, rest: list[Any]) -> Any:
-        if operation == "delete":
+        if operation in ("delete", "drop"):
             self._unload(desk, *rest)
         if operation == "submit":
-            rest[2] = {part: self._rows(desk.owner, each) for part, each in rest[2].items()}
+            rest[2] = self.rows(desk.owner, rest[2])
         answer = OPERATIONS[operation].answer(desk, *rest)
         return self._address(desk, answer) if operation == "result" else answer
 
+    def rows(self, owner: str, parts: dict[str, Any]) -> dict[str, Any]:
+        """Rows as they came, or those of the datasets that are named; the job keeps a copy."""
+        return {part: self._rows(owner, each) for part, each in parts.items()}
+
     def _rows(self, owner: str, rows: Any) -> Any:
-        """Rows as they came, or those of the dataset that is named; the job keeps a copy."""
         if type(rows) is not dict or rows.keys() != {"dataset"}:
             return rows
         return packed(self._services.made("_data").rows(owner, rows["dataset"]))

@@ -112,6 +112,11 @@ class There:
         """As `Side.submit`; it begins with the handle's private copy, if that differs."""
         finish(self._put(self._executor, "submit", *args, self._own()))
 
+    def order(self, service: str, *question: Any) -> None:
+        """Has another service begin a job, likewise."""
+        context = Context(retries=_RETRIES)
+        finish(self._executor.put(service, (*question, self._own()), context, repeatable=True))
+
     def copy(self, name: str) -> None:
         """As `Side.copy`."""
         finish(self._put(self._executor, "copy", name, self._own(), repeatable=False))

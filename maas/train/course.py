@@ -165,7 +165,7 @@ class Course(ABC):
     def _judge(self, epoch: Epoch) -> None:
         """Whether this was the best epoch, and whether there is to be another one."""
         recipe = self.recipe
-        if recipe.patience is not None:
+        if recipe.patience is not None and self._settled():
             if self._is_best(epoch):
                 self.best = epoch.number
                 self._kept = self._weights()
@@ -175,6 +175,10 @@ class Course(ABC):
             self.stopped = "epochs"
         if self.stopped is not None and self._kept:
             self._put_back(self._kept)
+
+    def _settled(self) -> bool:
+        """Whether the weights are of the kind that the best ones are to be."""
+        return True
 
     def _is_best(self, epoch: Epoch) -> bool:
         if self.best is None:

@@ -1,5 +1,6 @@
 """What a module is given: a batch, as its arguments and where it lives."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 __all__ = ["called", "moved"]
 
 
-def called(module: torch.nn.Module, inputs: Any) -> Any:
+def called(module: Callable[..., Any], inputs: Any) -> Any:
     """What the module gives: several inputs are a tuple, named ones a dict."""
     if isinstance(inputs, dict):
         return module(**inputs)

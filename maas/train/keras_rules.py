@@ -44,7 +44,7 @@ _OPTIMIZERS: Mapping[str, tuple[str, Mapping[str, tuple[str, ...]]]] = {
 
 _METRICS = {"mae": "MeanAbsoluteError", "mse": "MeanSquaredError", "rmse": "RootMeanSquaredError"}
 
-_ELSEWHERE = ("schedule", "dropout", "precision", "accumulate")
+_ELSEWHERE = ("schedule", "dropout", "precision", "accumulate", "prune", "quantize")
 
 
 def check(recipe: Recipe) -> None:

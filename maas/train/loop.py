@@ -16,11 +16,12 @@ from maas.train import rules
 from maas.train.course import Batch, Course, rows_in
 from maas.train.draws import Draws
 from maas.train.estimate import check_memory
-from maas.train.feeding import called, moved
+from maas.train.feeding import moved
 from maas.train.history import Step
 from maas.train.layout import tensors_of
 from maas.train.measuring import Meters
 from maas.train.recipe import SCHEDULES, Recipe
+from maas.train.slimming import Slimming
 
 __all__ = ["Run"]
 
@@ -59,6 +60,7 @@ class Run(Course):
         self._meters = Meters(recipe)
         self._optimizer = rules.optimizer_of(recipe, module)
         self._schedule = rules.schedule_of(recipe, self._optimizer, self.total, higher=self._higher)
+        self._slimming = Slimming(recipe, module, self.total)
         self._draws = Draws(recipe.seed, self._device)
 
     # The loop.
@@ -85,15 +87,17 @@ class Run(Course):
         self._optimizer.step()
         if self._schedule is not None and self._paced("step"):
             self._schedule.step()
-        return self._counted(mean, total, float(lr), len(batches))
+        step = self._counted(mean, total, float(lr), len(batches))
+        self._slimming.stepped(step.step)
+        return step
 
     def _forward(self, inputs: Any, targets: Any) -> tuple[torch.Tensor, Any, Any]:
         inputs, targets = moved(inputs, self._device), moved(targets, self._device)
         if self.recipe.precision == "full":
-            outputs = called(self.module, inputs)
+            outputs = self._slimming.called(inputs)
             return self._loss(outputs, targets), outputs, targets
         with torch.autocast(self._device.type, torch.bfloat16):
-            outputs = called(self.module, inputs)
+            outputs = self._slimming.called(inputs)
             return self._loss(outputs, targets), outputs, targets
 
     def _clip(self) -> None:
@@ -131,6 +135,9 @@ class Run(Course):
     def _metrics(self) -> dict[str, float]:
         return self._meters.values()
 
+    def _settled(self) -> bool:
+        return self._slimming.done(self._step)
+
     @contextmanager
     def _in_force(self) -> Iterator[None]:
         """The run's own generator, train mode and dropout rates."""
@@ -157,6 +164,7 @@ class Run(Course):
             "optimizer": _snapshot(self._optimizer.state_dict()),
             "schedule": None if self._schedule is None else _snapshot(self._schedule.state_dict()),
             "draws": dict(self._draws.states),
+            "gone": dict(self._slimming.gone),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -166,6 +174,7 @@ class Run(Course):
         if self._schedule is not None:
             self._schedule.load_state_dict(_schedule_state(state["schedule"]))
         self._draws.states = dict(state["draws"])
+        self._slimming.restore(state.get("gone", {}))
 
 
 # What is in force during a step.

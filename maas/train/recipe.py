@@ -18,6 +18,8 @@ __all__ = [
     "METRICS",
     "OPTIMIZERS",
     "PRECISIONS",
+    "PRUNINGS",
+    "QUANTIZATIONS",
     "SCHEDULES",
     "Choice",
     "Recipe",
@@ -84,6 +86,10 @@ METRICS: Mapping[str, Named] = {
     "r2": Named(better="higher"),
 }
 PRECISIONS = ("full", "bfloat16")
+PRUNINGS: Mapping[str, Named] = {
+    "gradual": Named(("begin", "end", "turns"), needs=("amount",)),
+}
+QUANTIZATIONS = ("int8",)
 
 _LONGEST = 1000
 """Numbers that an option may list at most."""
@@ -151,6 +157,12 @@ def _schedule(given: Any) -> Choice | None:
     return None if given is None else _chosen("schedule", SCHEDULES, given)
 
 
+def _pruning(given: Any) -> Choice | None:
+    if isinstance(given, int | float) and not isinstance(given, bool):
+        given = {"name": "gradual", "amount": given}
+    return None if given is None else _chosen("prune", PRUNINGS, given)
+
+
 def _metrics(given: Any) -> tuple[Choice, ...]:
     several = given if isinstance(given, list | tuple) else [given]
     return tuple(_chosen("metric", METRICS, each) for each in several)
@@ -176,6 +188,10 @@ def _number(
             raise ValueError(f"{field.name} wants {wanted}, got {value!r:.80}")
 
     return check
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _yes_or_no(_recipe: Any, field: Any, value: Any) -> None:
@@ -207,6 +223,11 @@ class Recipe:
     label_smoothing : share of each label that is spread over all classes; for `cross_entropy`.
     dropout : rate of every dropout layer of the model while it trains; their own if not given.
     precision : "full", or "bfloat16" for forward runs under torch's autocast.
+    prune : share of the weights that is zero in the end, the smallest first, for
+        `compress(Prune(share))` afterwards; or {"name": "gradual", "amount": 0.8, "begin": 0.0,
+        "end": 0.5, "turns": 20}: from which part of the steps to which, and how many times.
+        Early stopping watches from the end of that on.
+    quantize : "int8": the model trains with weights as `compress(Quantize("int8"))` will keep them.
     validation : share of the rows that is held out, and measured at the end of each epoch.
     metrics : what is measured there beside the loss.
     patience : stop after so many epochs without a better `watch`, and put the weights of the best
@@ -236,6 +257,8 @@ class Recipe:
         default=None, validator=_number(least=0, most=1, whole=False)
     )
     precision: str = attrs.field(default="full")
+    prune: Choice | None = attrs.field(default=None, converter=_pruning)
+    quantize: str | None = attrs.field(default=None)
     validation: float = attrs.field(default=0.0, validator=_number(least=0, most=0.9, whole=False))
     metrics: tuple[Choice, ...] = attrs.field(default=(), converter=_metrics)
     patience: int | None = attrs.field(default=None, validator=_number(least=1, whole=True))
@@ -247,6 +270,27 @@ class Recipe:
     def _check_precision(self, _attribute: object, value: object) -> None:
         if value not in PRECISIONS:
             raise ValueError(f"no precision {value!r:.80}; {offered(value, PRECISIONS)}")
+
+    @prune.validator
+    def _check_prune(self, _attribute: object, value: Choice | None) -> None:
+        if value is None:
+            return
+        told = {"begin": 0.0, "end": 0.5, "turns": 20, **value.options}
+        shares = [told[name] for name in ("amount", "begin", "end")]
+        if not all(_is_number(each) for each in shares) or not (
+            0 < told["amount"] < 1 and 0 <= told["begin"] < told["end"] <= 1
+        ):
+            raise ValueError(
+                "prune wants an amount between 0 and 1, and a begin before an end from 0 to 1; "
+                f"got {value.to_data()!r:.120}"
+            )
+        if type(told["turns"]) is not int or not 1 <= told["turns"] <= _LONGEST:
+            raise ValueError(f"prune wants 1 to {_LONGEST} turns, got {told['turns']!r:.80}")
+
+    @quantize.validator
+    def _check_quantize(self, _attribute: object, value: object) -> None:
+        if value is not None and value not in QUANTIZATIONS:
+            raise ValueError(f"no quantize {value!r:.80}; {offered(value, QUANTIZATIONS)}")
 
     @label_smoothing.validator
     def _check_smoothing(self, _attribute: object, value: float) -> None:

@@ -201,9 +201,14 @@ def test_a_share_is_between_0_and_1(amount):
         Prune(amount)
 
 
-def test_what_runs_elsewhere_or_is_no_module_is_refused(model):
-    """A function cannot be compressed, and a gateway's model names the way to do it."""
+def test_what_is_no_module_is_refused(model, check):
+    """A function cannot be compressed, nor what stands in front of a module; and no model here
+    has versions to name.
+    """
     with pytest.raises(maas.Unsupported, match="only torch modules"):
         maas.Model(len, signature=maas.Signature.from_callable(lambda x: x)).compress(Prune(0.5))
-    with pytest.raises(maas.Unsupported, match="compress it where it runs"):
-        maas.connect(maas.Server(model)).compress(Prune(0.5))
+    scaler = maas.data.StandardScaler().fit(check[0].numpy())
+    with pytest.raises(maas.Unsupported, match="compress the module that it asks"):
+        model.prepared(scaler).compress(Prune(0.5))
+    with pytest.raises(TypeError, match="a model here makes no version"):
+        model.compress(Prune(0.5), name="small")
