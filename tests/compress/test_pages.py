@@ -42,7 +42,7 @@ def test_a_row_of_a_page_is_what_comes_out(model, digits, recipe, told):
     """Size, error, agreement and accuracy of a recipe are those of the page, but for training."""
     (inputs, _), check = digits
     steps = eval(f"({recipe},)", {**KNOWN, "x": inputs})
-    found = attempt(model, steps, Check.of(check), (), None).rows
+    found = attempt(model, steps, Check.of(check), (), metric=None).rows
     first, last = found[0].figures, found[-1].figures
     size, error, agreement, score = told
     assert last.disk / first.disk == pytest.approx(size, abs=0.006)
