@@ -65,7 +65,7 @@ def test_killed_at_any_moment_it_ends_the_same(training, tmp_path, kills, epochs
     net, recipe = training.net(), Recipe.of({**RECIPE, "epochs": epochs})
     model = maas.Model(net, name="net")
     rows = {"rows": packed(training.rows()), "validation": None}
-    order = order_for(model, recipe, rows, name="run", owner="alice", address="net")
+    order = order_for(model, recipe.to_data(), rows, name="run", owner="alice", address="net")
     # A checkpoint after every step, so that about every second moment is inside of one.
     keeper = Keeper(tmp_path / "jobs", each=0.0)
     job = keeper.submit(order)

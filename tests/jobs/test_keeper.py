@@ -26,7 +26,7 @@ def order(training):
 
     def made(name="run", owner="alice", data=None, **options):
         rows = {"rows": packed(data or training.rows()), "validation": None}
-        recipe = Recipe.of({"epochs": 3, **options})
+        recipe = Recipe.of({"epochs": 3, **options}).to_data()
         return order_for(model, recipe, rows, name=name, owner=owner, address="net@v1")
 
     return made
