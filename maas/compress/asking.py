@@ -5,6 +5,7 @@ import secrets
 from collections.abc import Iterator
 from typing import Any
 
+from maas.bars import bar
 from maas.compress.compressed import Compressed
 from maas.compress.question import Question
 from maas.compress.report import Report
@@ -13,7 +14,6 @@ from maas.executors.base import NAME
 from maas.jobs.folders import ENDED
 from maas.jobs.sides import There, side_of
 from maas.model import Model
-from maas.train.progress import bar
 
 __all__ = ["COMPRESS", "asked"]
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import attrs
 
+from maas.bars import bar
 from maas.compress.asking import asked
 from maas.compress.compressed import Compressed
 from maas.compress.distill import Distill
@@ -18,7 +19,6 @@ from maas.compress.search import Budget
 from maas.compress.trial import Check, Step, Trial, step_name
 from maas.errors import Error, TooLossy, Unsupported
 from maas.model import Model
-from maas.train.progress import bar
 
 __all__ = ["compress", "compressed"]
 
