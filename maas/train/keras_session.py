@@ -93,7 +93,7 @@ class KerasSession:
         try:
             self._copy: str = told["copy"]
             self._variables = [
-                keras.Variable(value, name=path.rpartition("/")[2])
+                keras.Variable(value, dtype=value.dtype.name, name=path.rpartition("/")[2])
                 for path, value in told["variables"]
             ]
         except (TypeError, KeyError, ValueError, AttributeError) as error:
@@ -101,7 +101,7 @@ class KerasSession:
                 f"{self.where} does not say what it trains: {error!s:.200}", answered=True
             ) from None
         self.name = inner.name
-        self._sent = [array_of(each) for each in self._variables]
+        self._sent: list[Any] = [array_of(each) for each in self._variables]
         finalizer = weakref.finalize(self, inner.tell, TAPE, ("close", self._copy))
         finalizer.atexit = False
 
@@ -193,8 +193,11 @@ class KerasSession:
             changes = {
                 place: array
                 for place, (array, sent) in enumerate(zip(now, self._sent, strict=True))
-                if array.tobytes() != sent.tobytes()
+                if sent is None or array.tobytes() != sent.tobytes()
             }
+            # Until it is answered, what is there is not known.
+            for place in changes:
+                self._sent[place] = None
             question = (changes, call.method, list(call.args), dict(call.kwargs))
             answer = self._put("call", question, call.context)
             self._sent = now

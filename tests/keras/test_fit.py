@@ -18,6 +18,7 @@ from maas.train.keras_loop import Run  # noqa: E402
 X = np.random.default_rng(0).standard_normal((40, 4)).astype("f4")
 Y = X.sum(axis=1, keepdims=True)
 KIND = (X[:, 0] > 0).astype("i8")
+GRANTS = {"call", "describe", "train"}
 
 
 def net(*last):
@@ -132,8 +133,7 @@ def test_a_fit_at_a_server_is_a_job_that_gives_what_fit_gives_here(tmp_path, mon
     monkeypatch.delenv("KERAS_BACKEND")
     recipe = {"epochs": 2, "batch_size": 16, "validation": 0.2, "metrics": ["mae"], "lr": 0.01}
     here = maas.Model(drawing())
-    grants = {"call", "describe", "train"}
-    server = maas.Server({"net": drawing()}, allow=grants, jobs=tmp_path / "jobs")
+    server = maas.Server({"net": drawing()}, allow=GRANTS, jobs=tmp_path / "jobs")
     with maas.connect(server, model="net") as model, maas.connect(server, model="net") as other:
         before = other(X)
         remote = model.fit((X, Y), progress=False, **recipe)
@@ -151,7 +151,7 @@ def test_a_job_that_was_interrupted_goes_on_to_the_bit(tmp_path):
     """Cancelled in the middle and resumed, in another process, it makes what `fit` makes here."""
     recipe = {"epochs": 60, "batch_size": 4, "validation": 0.2}
     here = maas.Model(drawing())
-    server = maas.Server({"net": drawing()}, allow={"call", "train"}, jobs=tmp_path / "jobs")
+    server = maas.Server({"net": drawing()}, allow=GRANTS, jobs=tmp_path / "jobs")
     with maas.connect(server, model="net") as model:
         job = model.fit.submit((X, Y), name="run-1", **recipe)
         for _ in zip(range(20), job.events(), strict=False):
@@ -173,7 +173,7 @@ def test_what_no_job_can_train_is_refused(tmp_path):
             return x
 
     for target, words in ((Own(), "Keras's standard layers"), (len, "jobs train torch")):
-        server = maas.Server({"it": target}, allow={"call", "train"}, jobs=tmp_path / "jobs")
+        server = maas.Server({"it": target}, allow=GRANTS, jobs=tmp_path / "jobs")
         with maas.connect(server) as model, pytest.raises(maas.Unsupported, match=words):
             model.fit((X, Y))
 
@@ -185,7 +185,7 @@ def test_variables_are_for_tapes():
     held = maas.Model(target).trainable_variables
     assert [id(each) for each in held] == [id(each) for each in target.trainable_variables]
     with (
-        maas.connect(maas.Server(net(), allow={"call", "describe", "train"})) as model,
+        maas.connect(maas.Server(net(), allow=GRANTS)) as model,
         pytest.raises(maas.Unsupported, match=r"GradientTape.*model\.parameters\(\)"),
     ):
         _ = model.trainable_variables
