@@ -35,10 +35,12 @@ def opened_in_worker(
     beyond = sorted(set(options) - {"name", "device"})
     if beyond:
         pytest.skip(f"a worker's model is made there, and is not told {', '.join(beyond)}=")
-    where = _found(target) or _stored(target, stack)
+    own = target if isinstance(target, Model) else Model(target)
+    # Of what has weights no import path is asked: they may be drawn anew there.
+    where = _found(target) if own.info.kind in ("function", "object") else _stored(target, stack)
     if where is None:
         pytest.skip(f"a worker finds no {type(target).__name__} that a test has made")
-    name = options.get("name") or (target if isinstance(target, Model) else Model(target)).name
+    name = options.get("name") or own.name
     devices = [options["device"]] if options.get("device") else []
     model = stack.enter_context(connect(f"workers:{where}", name=name, devices=devices))
     model.ready(_PATIENCE)
@@ -46,9 +48,7 @@ def opened_in_worker(
 
 
 def _found(target: Any) -> str | None:
-    """The target's import path, if it has one; never of a module, whose weights may be drawn."""
-    if hasattr(target, "parameters"):
-        return None
+    """The target's import path, if it has one."""
     with contextlib.suppress(TypeError):
         return worker_target(target)
     for module in list(sys.modules.values()):

@@ -48,6 +48,7 @@ WAYS = {
 }
 
 
+@pytest.mark.maas(places=["here", "wire", "asgi", "unix", "http"])  # each opened once for itself
 @pytest.mark.parametrize("target", [echo, later, count, count_slowly], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("used", [False, True], ids=["unused", "used"])
 def test_a_closed_model_takes_no_calls(maas_connect, target, used):

@@ -157,7 +157,8 @@ PLACE: dict[str, Connector] = {}
 
 @pytest.fixture(scope="module", autouse=True)
 def _places() -> Iterator[None]:
-    PLACE.update({name: Connector(name) for name, place in PLACES.items() if not place.missing})
+    opened = {name for name, place in PLACES.items() if place.open and not place.missing}
+    PLACE.update({name: Connector(name) for name in opened})
     yield
     for connector in PLACE.values():
         connector.close()
