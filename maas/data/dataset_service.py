@@ -115,7 +115,10 @@ class DatasetService:
         if name:
             with contextlib.suppress(Expired):
                 upload = self._begun.get((owner, name), "")
-                return [upload, self._uploads.find(owner, upload).numbered]
+                found = self._uploads.find(owner, upload)
+                # One that has ended may have been deleted since.
+                if not found.ended:
+                    return [upload, found.numbered]
         upload = self._uploads.add(owner, self.datasets.begin(owner, name), 0)
         if name:
             self._begun[owner, name] = upload

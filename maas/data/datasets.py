@@ -364,6 +364,11 @@ class Writing:
         self._facts: Facts | None = None
         weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
 
+    @property
+    def ended(self) -> bool:
+        """Whether the dataset was put in its place."""
+        return self._facts is not None
+
     def add(self, number: int, inputs: Any, targets: Any) -> None:
         """More rows; a batch that comes again is known by its number.
 

@@ -7,6 +7,7 @@ worse than the median of the trials before. The loop of trials stands here: ask,
 
 import copy
 import json
+import secrets
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from maas.plots import plot
 from maas.train.here import as_prepared, local_executor, rows_for
 from maas.train.loop import Run
 from maas.train.recipe import Recipe
+from maas.train.search_jobs import JobRun, JobTrainer
 
 __all__ = ["Search", "Trial", "search"]
 
@@ -71,7 +73,7 @@ class Search:
     trials: list[Trial] = attrs.field(repr=False)
     _fixed: Mapping[str, Any] = attrs.field(repr=False)
     _higher: bool = attrs.field(repr=False)
-    _trainer: "_Trainer" = attrs.field(repr=False)
+    _trainer: "_Trainer | JobTrainer" = attrs.field(repr=False)
 
     @property
     def best(self) -> Trial:
@@ -152,6 +154,9 @@ def search(
 ) -> Search:
     """Tries options of `fit` on copies of the model; the model itself stays as it is.
 
+    Of a model at a server each trial is a job there, which is deleted once another one did better;
+    the best one's model is a version of it, `net@search-...`.
+
     Parameters
     ----------
     data : as for `fit`.
@@ -175,10 +180,11 @@ def search(
     ModuleNotFoundError
         Optuna is not installed.
     Unsupported
-        The model is no torch module in this process.
+        The model is no torch module; or variants are given for one elsewhere, as no code travels.
+    Forbidden, LimitExceeded
+        As `model.fit.submit`, of a model elsewhere.
     """
     optuna = _optuna()
-    executor = _searchable(model)
     share = isinstance(validation, int | float) and not isinstance(validation, bool)
     fixed = {**options, "validation": validation} if share else dict(options)
     _check_space(space, fixed, variants)
@@ -186,19 +192,17 @@ def search(
         raise ValueError(f"trials wants a whole number from 1, got {trials!r:.80}")
     recipe = Recipe.of(fixed)
     watch, higher = recipe.watching(held_out=True)
-    trainer = _Trainer(
-        asked=model,
-        data=rows_for(model, data),
-        validation=None if share else rows_for(model, validation),
-        fixed=fixed,
-        variants=variants or {"": _own(executor)},
+    trainer = _trainer_for(
+        model, data, None if share else validation, fixed=fixed, variants=variants
     )
     for variant in trainer.variants:
         # What does not fit a module is said before another one is trained.
-        trainer.run(
+        trainer.check(
             {option: _borders(option, among)[0] for option, among in space.items()}, variant
         )
     study = _study(optuna, store, _written(space, variants), higher=higher, seed=recipe.seed)
+    if isinstance(trainer, JobTrainer):
+        trainer.token = _token(study)
     drawn = bar(trials, "trial", progress)
     try:
         for _ in range(len(_told(study)), trials):
@@ -225,13 +229,29 @@ def _optuna() -> Any:
     return optuna
 
 
-def _searchable(model: Model[..., Any]) -> LocalExecutor:
+def _trainer_for(
+    model: Model[..., Any],
+    data: Any,
+    validation: Any,
+    *,
+    fixed: Mapping[str, Any],
+    variants: Mapping[str, torch.nn.Module] | None,
+) -> "_Trainer | JobTrainer":
+    """What trains where the model is."""
     executor = local_executor(model)
-    if executor is None or not isinstance(executor.backend.target, torch.nn.Module):
-        raise Unsupported(
-            f"{model.name} is no torch module in this process; search where the model is"
-        )
-    return executor
+    if executor is None:
+        if variants:
+            raise Unsupported(f"variants are modules, which do not travel to {model.where}")
+        return JobTrainer(asked=model, data=data, validation=validation, fixed=fixed)
+    if not isinstance(executor.backend.target, torch.nn.Module):
+        raise Unsupported(f"{model.name} is no torch module, so there is nothing to search")
+    return _Trainer(
+        asked=model,
+        data=rows_for(model, data),
+        validation=None if validation is None else rows_for(model, validation),
+        fixed=fixed,
+        variants=variants or {"": _own(executor)},
+    )
 
 
 def _own(executor: LocalExecutor) -> torch.nn.Module:
@@ -301,28 +321,41 @@ class _Trainer:
     variants: Mapping[str, torch.nn.Module]
     _kept: tuple[int, torch.nn.Module] | None = None
 
-    def run(self, options: Mapping[str, Any], variant: str) -> Run:
+    def check(self, options: Mapping[str, Any], variant: str) -> None:
+        """Raises what does not fit the module."""
+        self.run(options, variant, 0)
+
+    def run(self, options: Mapping[str, Any], variant: str, _number: int) -> Run:
         """Of a new copy."""
         recipe = Recipe.of({**self.fixed, **options})
         module = copy.deepcopy(self.variants[variant])
         return Run(module, self.data, recipe, validation=self.validation)
 
-    def keep(self, number: int, module: torch.nn.Module) -> None:
+    def keep(self, number: int, run: Run) -> None:
         """This trial is the best so far."""
-        self._kept = number, module
+        self._kept = number, run.module
+
+    def drop(self, run: Run) -> None:
+        """Nothing is left of a run that nobody holds."""
 
     def model(self, trial: Trial) -> Model[..., Any]:
         """The trial's model, trained."""
         if self._kept is None or self._kept[0] != trial.number:
-            run = self.run(trial.options, trial.variant or "")
+            run = self.run(trial.options, trial.variant or "", trial.number)
             for _ in run:
                 pass
-            self.keep(trial.number, run.module)
+            self.keep(trial.number, run)
         module = self._kept[1]  # type: ignore[index]
         return as_prepared(self.asked, Model(module, name=self.asked.name))
 
 
-def _try(optuna: Any, study: Any, trainer: _Trainer, space: Mapping[str, Any], watch: str) -> None:
+def _try(
+    optuna: Any,
+    study: Any,
+    trainer: "_Trainer | JobTrainer",
+    space: Mapping[str, Any],
+    watch: str,
+) -> None:
     """Asks for one proposal, trains it, and tells how it did."""
     trial = study.ask()
     began = time.perf_counter()
@@ -332,7 +365,8 @@ def _try(optuna: Any, study: Any, trainer: _Trainer, space: Mapping[str, Any], w
     trial.set_user_attr("options", options)
     trial.set_user_attr(VARIANT, variant)
     states = optuna.trial.TrialState
-    run, state = trainer.run(options, variant), states.COMPLETE
+    run: Any = trainer.run(options, variant, trial.number)
+    state = states.COMPLETE
     try:
         for step in run:
             if step.metrics:
@@ -342,15 +376,20 @@ def _try(optuna: Any, study: Any, trainer: _Trainer, space: Mapping[str, Any], w
                     break
     except FloatingPointError:
         state = states.FAIL
+    except BaseException:
+        trainer.drop(run)
+        raise
     trial.set_user_attr("epochs", len(run.epochs))
     trial.set_user_attr("seconds", time.perf_counter() - began)
     value = _reached(run, watch) if state is states.COMPLETE else None
     study.tell(trial, value, state=state)
     if value is not None and study.best_trial.number == trial.number:
-        trainer.keep(trial.number, run.module)
+        trainer.keep(trial.number, run)
+    else:
+        trainer.drop(run)
 
 
-def _reached(run: Run, watch: str) -> float:
+def _reached(run: Run | JobRun, watch: str) -> float:
     """Of the epoch whose weights the module has."""
     return run.epochs[-1 if run.best is None else run.best - 1].value(watch)
 
@@ -407,6 +446,14 @@ def _study(optuna: Any, store: str | Path | None, written: str, *, higher: bool,
     # A search that goes on must not propose its first trials again.
     study.sampler = optuna.samplers.TPESampler(seed=(seed + len(_told(study))) % 2**32)
     return study
+
+
+def _token(study: Any) -> str:
+    """Begins the names of a study's jobs: a session after this one finds them again."""
+    if "jobs" not in study.user_attrs:
+        study.set_user_attr("jobs", secrets.token_hex(6))
+    token: str = study.user_attrs["jobs"]
+    return token
 
 
 def _journal(optuna: Any, store: str | Path) -> Any:

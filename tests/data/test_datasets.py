@@ -226,6 +226,8 @@ def test_data_is_uploaded_once(server, tmp_path, form):
     assert manifest.stat().st_ino == stamp
     first.delete()
     assert maas.data.uploaded(model) == []
+    assert maas.data.upload(model, FORMS[form]) == first
+    assert maas.data.uploaded(model) == [first]
 
 
 def test_what_passes_once_is_uploaded_too(server):

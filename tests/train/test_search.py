@@ -132,8 +132,36 @@ def test_a_space_that_makes_no_sense_is_refused(space, options, error, words):
         maas.Model(net()).search((X, Y), space, **options)
 
 
-def test_only_a_module_here_is_searched():
-    """For a function, and for a model elsewhere, the error says where to search."""
-    for model in (maas.Model(len), maas.connect(maas.Server(net()))):
-        with pytest.raises(maas.Unsupported, match="search where the model is"):
-            model.search((X, Y), {"lr": [0.1]})
+def test_only_a_module_is_searched():
+    """For a function there is nothing to search, and no variants of one's own travel."""
+    with pytest.raises(maas.Unsupported, match="no torch module"):
+        maas.Model(len).search((X, Y), {"lr": [0.1]})
+    with pytest.raises(maas.Unsupported, match="do not travel"):
+        maas.connect(maas.Server(net())).search((X, Y), {"lr": [0.1]}, variants=VARIANTS)
+    with pytest.raises(maas.Forbidden, match="'train'"):
+        maas.connect(maas.Server(net())).search((X, Y), {"lr": [0.1]}, trials=1)
+
+
+def test_a_search_elsewhere_is_the_one_here(tmp_path):
+    """Trials at a server, each a job, propose and reach what they do here; of the jobs the best
+    alone is left, and one that was broken off is found again in the store.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    space = {"lr": [1e-3, 0.3], "optimizer": ["adam", "sgd"]}
+    options = {"validation": (X, Y), "epochs": 2, "seed": 4}
+    server = maas.Server({"net": net()}, allow={"call", "describe", "train"}, jobs=tmp_path)
+    with maas.serve(server, port=0, block=False) as running:
+        model = maas.connect(f"{running.url}/net")
+        for trials in (1, 2):
+            there = model.search((X, Y), space, trials, store=tmp_path / "study", **options)
+        here = maas.Model(net())
+        for trials in (1, 2):
+            wanted = here.search((X, Y), space, trials, store=tmp_path / "own", **options)
+        told = [[(each.options, each.value, each.state) for each in found.trials]
+                for found in (there, wanted)]  # fmt: skip
+        assert told[0] == told[1]
+        weights = [dict(found.model.state_dict()) for found in (there, wanted)]
+        assert difference(*weights) is None
+        assert [job.name[-2:] for job in model.jobs()] == [f"-{there.best.number}"]
+    torch.set_num_threads(threads)
