@@ -32,7 +32,7 @@ import torch
 
 from maas.backends.base import backend_for
 from maas.calls import NO_GRAD, Call, Context, Result
-from maas.errors import CodecError, Conflict, Unsupported
+from maas.errors import CodecError, Conflict, Expired, Unsupported
 from maas.executors.base import Job
 from maas.executors.lanes import Lane
 from maas.executors.local import LocalExecutor
@@ -70,14 +70,22 @@ class Copies:
         operation, name, *rest = _started(call)
         if operation == "open":
             return self._open(caller.id, model, call.context)
-        if operation == "close":
-            self.table.drop(caller.id, [name])
+        if operation in ("close", "release"):
+            self._let_go(caller.id, name, None if operation == "close" else _names(rest))
             return _done(Result(None))
-        found = self.table.find(caller.id, name)
-        if operation == "release":
-            found.release(_names(rest))
-            return _done(Result(None))
-        return found.submit(operation, rest, call)
+        return self.table.find(caller.id, name).submit(operation, rest, call)
+
+    def _let_go(self, owner: str, name: str, graphs: list[str] | None) -> None:
+        """Of graphs, or of a copy and all graphs that are left behind its results."""
+        try:
+            found = self.table.find(owner, name)
+        except Expired:
+            # What it left goes when a message about that comes, which may be later than its end.
+            self._services.graphs.table.drop(owner, graphs or ())
+            return
+        found.release(graphs)
+        if graphs is None:
+            self.table.drop(owner, [name])
 
     def _open(self, owner: str, model: Model[..., Any], context: Context) -> Job[Any]:
         if isinstance(model.executor, Elsewhere):
@@ -157,6 +165,7 @@ class PrivateCopy:
         self._lane = Lane(1, "maas-train")
         self._number = 0
         self._answer: Result | Failure | None = None
+        self._graphs: set[str] = set()
         self._done = 0
         self._charged = 0
 
@@ -165,9 +174,11 @@ class PrivateCopy:
         """What answers its calls."""
         return self._executor
 
-    def release(self, graphs: list[str]) -> None:
-        """Lets go of graphs behind its results."""
-        self._services.graphs.table.drop(self._owner, graphs)
+    def release(self, graphs: list[str] | None) -> None:
+        """Lets go of graphs behind its results; of all, by None."""
+        gone = list(self._graphs) if graphs is None else graphs
+        self._services.graphs.table.drop(self._owner, gone)
+        self._graphs.difference_update(gone)
 
     def submit(self, operation: str, arguments: Sequence[Any], call: Call) -> Job[Any]:
         """The answer to one question, after those before it."""
@@ -299,8 +310,12 @@ class PrivateCopy:
             inputs += trained
         elif rung == "resident":
             inputs.append(None)
-        kept: Result = self._services.graphs.kept(self._owner, inputs, answer, trained)
-        return kept
+        return self._remembered(self._services.graphs.kept(self._owner, inputs, answer, trained))
+
+    def _remembered(self, result: Result) -> Result:
+        if result.graph is not None:
+            self._graphs.add(result.graph)
+        return result
 
     def backward(self, rest: Sequence[Any], call: Call, _done: list[Any]) -> Result:
         """Gradients over a kept graph."""
@@ -311,9 +326,11 @@ class PrivateCopy:
         found = self._services.graphs.backward(
             self._owner, graph, given, gradients, wanted, keep=keep, context=context
         )
+        if not keep:
+            self._graphs.discard(graph)
         if found.staying:
             self._own().gather(run, found.staying)
-        return found.result  # type: ignore[no-any-return]
+        return self._remembered(found.result)
 
     def pull(self, rest: Sequence[Any], _call: Call, _done: list[Any]) -> Result:
         """The buffers, with or without the parameters."""

@@ -56,9 +56,9 @@ class RelayedCopy:
         question = (operation, self._name, *arguments)
         return begun(begin, partial(self._asked, question, call.context))
 
-    def release(self, graphs: list[str]) -> None:
-        """Lets go of graphs behind results of the copy; some time, if it can be told."""
-        if self._holder is not None:
+    def release(self, graphs: list[str] | None) -> None:
+        """Lets go of graphs behind results of the copy, some time; all go when it is closed."""
+        if self._holder is not None and graphs is not None:
             self._holder.tell(TRAIN, ("release", self._name, graphs))
 
     async def _opened(self, name: str, context: Context) -> Result:

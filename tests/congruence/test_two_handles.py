@@ -180,19 +180,28 @@ class Machine(RuleBasedStateMachine):
     @rule(source=WHICH, taker=WHICH)
     def load(self, source, taker):
         """What one handle has learned, into the other or into itself."""
-        there, here = (side.state() for side in self.sides[source])
+        there, here = self.states(source)
         assert difference(there, here) is None
+        self.heard(taker)
         self.sides[taker][0].model.load_state_dict(there)
         self.sides[taker][1].model.load_state_dict(here)
 
     @rule(rung=WHICH)
     def compare(self, rung):
-        there, here = (side.state() for side in self.sides[rung])
-        assert difference(there, here) is None
+        assert difference(*self.states(rung)) is None
+
+    def states(self, rung):
+        self.heard(rung)
+        return [side.state() for side in self.sides[rung]]
+
+    def heard(self, rung):
+        """What is asked next is not lost: only calls are tried again."""
+        self.sides[rung][0].model.executor.inner._transport.next = ""
 
     @precondition(lambda self: self.lost < 9)
     @rule(rung=WHICH, what=st.sampled_from(["request", "reply"]))
     def lose(self, rung, what):
+        """Of the next call, unless something else is asked before it."""
         self.lost += 1
         self.sides[rung][0].model.executor.inner._transport.next = what
 
@@ -212,7 +221,7 @@ class Machine(RuleBasedStateMachine):
 
     def ended(self, rung):
         there, here = self.sides[rung]
-        there.model.executor.inner._transport.next = ""
+        self.heard(rung)
         with pytest.raises(maas.Expired):
             there.state()
         self.sides[rung] = self.connected(rung, here.model)
