@@ -230,7 +230,9 @@ def test_a_module_without_weights_or_dropout_is_refused():
         maas.Model(frozen).fit((X, NUMBERS))
     with pytest.raises(ValueError, match="this model has none"):
         maas.Model(nn.Linear(6, 1)).fit((X, NUMBERS), dropout=0.5)
-    with pytest.raises(maas.Unsupported, match="torch modules and Keras models, and this model is a function"):
+    with pytest.raises(
+        maas.Unsupported, match="torch modules and Keras models, and this model is a function"
+    ):
         maas.Model(len).fit((X, NUMBERS))
 
 
