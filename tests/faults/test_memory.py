@@ -73,7 +73,7 @@ def leaks(points):
     """
     steep, error = slope(points)
     calls = points[-1][0] - points[0][0]
-    return bool(steep + error > max(1.0, 0.75 * LONG / calls))
+    return bool(max(steep, 0.0) + error > max(1.0, 0.75 * LONG / calls))
 
 
 async def churn(model, stop, number, done):
