@@ -1,7 +1,7 @@
 """Mutated messages in a process of its own, so that a crash is a finding and not the end of the
 tests.
 
-50,000 frames in every run; ten million with `pytest -m long`. By hand, with a seed of one's own:
+200,000 frames in every run; ten million with `pytest -m long`. By hand, with a seed of one's own:
 `python tests/attacks/mutations.py --frames 10000000 --seed 7`.
 """
 
@@ -22,8 +22,8 @@ def attack(frames, seed, timeout):
 
 
 def test_mutations():
-    """50,000 mutated messages give a value or a CodecError, in bounded time and memory."""
-    attack(50_000, 1, 280)
+    """200,000 mutated messages give a value or a CodecError, in bounded time and memory."""
+    attack(200_000, 1, 280)
 
 
 @pytest.mark.long
