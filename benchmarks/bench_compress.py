@@ -1,7 +1,8 @@
 """Compressed models over the eager module: rows a second and bytes, recipes that lose among them.
 
 BigModel with ReLU between its layers, and an encoder of two layers (64 tokens, 128 numbers each).
-`ort` is onnxruntime.
+`ort` is onnxruntime. The bounds of speed are meant for a processor with VNNI, which multiplies
+bytes faster than floats; the one of results.txt may have none (`grep vnni /proc/cpuinfo`).
 The peer of a line of speed is the eager module asked as a Model, of a line of size its bytes.
 """
 

@@ -39,6 +39,13 @@ def trained(widths, inputs, targets, *, epochs=20, seed=0):
     return net.eval()
 
 
+@pytest.fixture
+def single():
+    """One thread for the test: what it trains is small."""
+    with one_thread():
+        yield
+
+
 @pytest.fixture(scope="session")
 def digits():
     """Inputs and targets: 1,200 to train on, 597 to check with."""

@@ -1,5 +1,6 @@
 """Compiled models: the same numbers by onnxruntime, and nothing but arithmetic is opened."""
 
+import copy
 import json
 
 import pytest
@@ -67,17 +68,53 @@ def test_a_compiled_model_survives_bit_for_bit(compiled, check, tmp_path, maas_c
 
 
 def test_a_compiled_model_has_no_gradients_and_says_so(compiled, check):
-    """A gradient through a graph is refused with the way out, not silently zero."""
+    """A gradient through a graph is refused with the way out, not silently zero; under
+    `no_grad` it answers.
+    """
     with pytest.raises(maas.Unsupported, match="no gradients"):
         compiled[1](check[0][:2].clone().requires_grad_())
+    asked = compiled[1].executor.backend.target
+    row = check[0][:2]
+    with torch.no_grad():
+        assert torch.equal(asked(row.clone().requires_grad_()), asked(row))
+
+
+@pytest.mark.parametrize("scheme", ["int8 dynamic", "int8 static"])
+def test_no_product_is_cut_off(scheme):
+    """The largest inputs by the largest weights give what they should, without VNNI as well."""
+    net = nn.Linear(64, 8)
+    with torch.no_grad():
+        net.weight.fill_(1.0)
+        net.bias.zero_()
+    full = torch.ones(4, 64)
+    small = maas.Model(net).compress(Quantize(scheme), check=full)
+    torch.testing.assert_close(small(full), torch.full((4, 8), 64.0), rtol=0.01, atol=0.0)
+
+
+def test_a_copy_and_a_changed_graph_are_opened_anew(compiled, check):
+    """What ran already can be copied, and runs what its buffer holds now, not what it held."""
+    row = check[0][:1]
+    plain = compiled[1].executor.backend.target
+    ran = plain(row)
+    copied = copy.deepcopy(plain)
+    assert torch.equal(copied(row), ran)
+    other = OnnxGraph.of(graph([NODE("Neg", ["x"], ["y"])]))
+    assert torch.equal(other(torch.ones(2)), -torch.ones(2))
+    other.graph = OnnxGraph.of(graph([NODE("Abs", ["x"], ["y"])])).graph
+    assert torch.equal(other(-torch.ones(2)), torch.ones(2))
 
 
 def test_static_int8_of_an_encoder_is_caught_by_the_gate():
-    """Full static int8 costs an encoder more than 2 % of its output, and is not shipped."""
+    """Full static int8 costs an encoder with one large channel more than 5 %, and is not shipped.
+
+    Trained encoders have such channels (Dettmers et al., 2022, arXiv:2208.07339).
+    """
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Embedding(100, 32), Block(32, 4), Block(32, 4), nn.Flatten(), nn.Linear(16 * 32, 10)
     )
+    with torch.no_grad():
+        net[0].weight[:, 0] *= 30
     tokens = torch.randint(100, (64, 16))
     with pytest.raises(maas.TooLossy, match=r"int8 static.* was refused: relative error") as caught:
         maas.Model(net).compress(Quantize("int8 static"), check=tokens, keep=RelativeError(0.02))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from torch import nn
 
 import maas
-from maas.compress import Agreement, Prune, Quantize, RelativeError, ScoreDrop
+from maas.compress import Agreement, Distill, Factor, Prune, Quantize, RelativeError, ScoreDrop
 
 
 def bits(module):
@@ -35,6 +35,8 @@ def test_the_report_tells_what_anybody_can_measure(model, net, check, tmp_path):
     assert found.largest == pytest.approx(float((ours - theirs).abs().max()), rel=1e-5)
     assert found.agreement == float((ours.argmax(1) == theirs.argmax(1)).double().mean())
     assert found.score == float((ours.argmax(1) == targets).double().mean())
+    held = [*small.executor.backend.target.parameters(), *small.executor.backend.target.buffers()]
+    assert found.memory == sum(each.nbytes for each in held)
     assert before.numbers == sum(each.numel() for each in net.parameters())
     assert found.latency.keys() == {1, 64}
     assert small.report.size < 0.27
@@ -56,7 +58,16 @@ def test_a_report_is_a_table_data_and_a_picture(model, check, tmp_path):
 @settings(max_examples=8, deadline=None)
 @given(
     steps=st.lists(
-        st.sampled_from([Quantize("int8"), Quantize("bf16"), Prune(0.5), Prune(0.9)]),
+        st.sampled_from(
+            [
+                Quantize("int8"),
+                Quantize("bf16"),
+                Prune(0.5),
+                Prune(0.5, structured=True),
+                Factor(0.5),
+                Distill(data=torch.ones(9, 6), epochs=1),
+            ]
+        ),
         min_size=1,
         max_size=3,
     ),
@@ -64,6 +75,7 @@ def test_a_report_is_a_table_data_and_a_picture(model, check, tmp_path):
 )
 def test_the_original_stays_bit_for_bit(steps, seed):
     """Whatever is done and however it ends, the weights, modes and gradients are as before."""
+    pytest.importorskip("torch_pruning")
     torch.manual_seed(seed)
     net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
     model = maas.Model(net)

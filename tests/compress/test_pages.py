@@ -4,11 +4,15 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
+import maas
 from maas.compress import Distill, Factor, Prune, Quantize
 from maas.compress.compression import attempt
 from maas.compress.trial import Check
 
+pytestmark = pytest.mark.usefixtures("single")
 PAGES = Path(__file__).parents[2] / "docs" / "explanation"
 ROW = re.compile(r"^\| (?P<recipe>`[A-Z].*`) \| (?P<figures>[\d. |]+) \|$", re.MULTILINE)
 ROWS = [
@@ -16,6 +20,9 @@ ROWS = [
     for page in ("quantization", "pruning", "low-rank")
     for found in ROW.finditer((PAGES / f"{page}.md").read_text("utf-8"))
 ]
+TAUGHT = re.compile(
+    r"^\| (\d+) epochs, `lr=([\d.]+)` \| ([\d.]+) ± [\d.]+ \| ([\d.]+) ± [\d.]+ \|$", re.MULTILINE
+)
 SLOW = ("int8 dynamic", "int8 static", "Distill")
 KNOWN = {each.__name__: each for each in (Distill, Factor, Prune, Quantize)}
 
@@ -50,3 +57,19 @@ def test_a_row_of_a_page_is_what_comes_out(model, digits, recipe, told):
     # Training on another processor rounds otherwise; what agrees on all rows must, here as there.
     assert last.agreement == pytest.approx(agreement, abs=max(0.006, 0.3 * (1 - agreement)))
     assert last.score == pytest.approx(score, abs=max(0.012, 0.3 * (1 - score)))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("epochs", "lr", "taught", "alone"),
+    TAUGHT.findall((PAGES / "distillation.md").read_text("utf-8")),
+)
+def test_five_seeds_tell_whether_a_teacher_helps(model, digits, epochs, lr, taught, alone):
+    """Students of a teacher elsewhere, and their twins without one, score as the page tells."""
+    torch.manual_seed(0)
+    tiny = nn.Sequential(nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10))
+    step = Distill(tiny, digits[0], seeds=5, epochs=int(epochs), lr=float(lr))
+    (note,) = maas.connect(maas.Server(model)).compress(step, check=digits[1]).report.notes
+    assert note.endswith("5 seeds: the teacher did not help")
+    found = [float(each) for each in re.findall(r"([\d.]+) ±", note)]
+    assert found == pytest.approx([float(taught), float(alone)], abs=0.03)

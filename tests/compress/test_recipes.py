@@ -188,14 +188,6 @@ def test_a_student_learns_from_a_teacher_elsewhere(model, digits):
     assert all(torch.equal(*pair) for pair in zip(before, tiny.parameters(), strict=True))
 
 
-@pytest.mark.long
-def test_five_seeds_tell_whether_a_teacher_helps(model, digits):
-    """On digits a student of 910 numbers is told to do as well with labels alone, or better."""
-    tiny = nn.Sequential(nn.Linear(64, 12), nn.ReLU(), nn.Linear(12, 10))
-    report = model.compress(Distill(tiny, digits[0], seeds=5), check=digits[1]).report
-    assert "5 seeds: the teacher did not help" in report.notes[0]
-
-
 def test_distillation_is_the_same_again(model, digits):
     """One seed gives one student, bit for bit."""
     (inputs, _), _ = digits
