@@ -139,7 +139,8 @@ class _Connection:
         if not end:
             return None
         at = head.find(b"ontent-") + 7
-        if head[at : at + 7].lower() == b"length:" and at > 6:
+        # Others end so as well: inference-header-content-length.
+        if head[at - 9 : at - 8] == b"\n" and head[at : at + 7].lower() == b"length:":
             length = int(head[at + 7 : (head + b"\r\n").index(b"\r\n", at)])
         else:
             length = _length(head)

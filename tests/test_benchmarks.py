@@ -1,7 +1,9 @@
 """The benchmarks run: each of their lines, a few times, whatever the figures."""
 
+import importlib
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +53,52 @@ def test_a_broken_bound_fails_only_if_asked(tmp_path):
         for options in ([], ["--check"])
     ]
     assert statuses == [0, 1]
+
+
+def test_a_peer_that_does_not_start_is_told_with_its_last_words(peers):
+    """A server that ends before it listens raises `Missing`, which says what it said last."""
+    dying = [sys.executable, "-c", "import sys; sys.exit('no such model')"]
+    with (
+        pytest.raises(peers("environments").Missing, match="does not start: no such model"),
+        peers("processes").serving(dying),
+    ):
+        pass
+
+
+def test_what_a_peer_started_ends_with_it(peers):
+    """A process that left its parent's session ends when the peer is ended."""
+    leaving = (
+        "import socket, subprocess, sys\n"
+        "inner = [sys.executable, '-c', 'import socket, sys; '\n"
+        "    's = socket.create_server((\"127.0.0.1\", int(sys.argv[1]))); input()', sys.argv[1]]\n"
+        "subprocess.Popen(inner, stdin=subprocess.PIPE, start_new_session=True).wait()\n"
+    )
+    with peers("processes").serving([sys.executable, "-c", leaving]) as place:
+        socket.create_connection(place).close()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(place)
+
+
+def test_the_table_of_peers_tells_losses(peers):
+    """A ratio below its promise is told as broken, and a peer that failed with its reason."""
+    point = peers("measuring").Point
+    measured = peers("measuring").Measuring([], None, peers("__main__").QUICK, {"Triton": "why"})
+    floor = peers("systems").FLOOR.name
+    for count, ours in {1: 100.0, 8: 60.0, 64: 70.0}.items():
+        turn = {"maas": point(ours, 0.002), floor: point(100.0, 0.001)}
+        measured.loads[floor, count] = [turn]
+    table = "\n".join(peers("table").lines(measured))
+    assert re.search(r"1\.00, >= 0\.7 holds +0\.60, >= 0\.7 BROKEN +0\.70, >= 0\.7 holds", table)
+    assert re.search(r"^maas +100/s 2\.0 ms +60/s 2\.0 ms +70/s 2\.0 ms$", table, re.MULTILINE)
+    assert "Triton is not measured, or not at all points: why" in table
+
+
+@pytest.fixture
+def peers(monkeypatch):
+    """A module of `benchmarks.peers` by its name."""
+    pytest.importorskip("uvloop")
+    monkeypatch.syspath_prepend(ROOT)
+    return lambda name: importlib.import_module(f"benchmarks.peers.{name}")
 
 
 def test_each_benchmark_is_explained():

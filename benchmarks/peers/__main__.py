@@ -27,7 +27,7 @@ from benchmarks.peers.table import lines
 
 KEPT = Path(__file__).parents[1] / "peers.txt"
 ROWS = 256
-PACE = Pace(rounds=3, warm_up=0.5, seconds=1.5)
+PACE = Pace(rounds=3, warm_up=0.4, seconds=1.2)
 QUICK = Pace(rounds=1, warm_up=0.1, seconds=0.2)
 
 

@@ -24,7 +24,7 @@ class Served:
     def alone(self, rows: list[str]) -> list[float]:
         return self.answers(rows)
 
-    @bentoml.api(batchable=True, max_batch_size=64, max_latency_ms=1000)
+    @bentoml.api(batchable=True, max_batch_size=64)
     def together(self, rows: list[str]) -> list[float]:
         return self.answers(rows)
 

@@ -9,7 +9,8 @@ import numpy as np
 from benchmarks.peers.asking import asking
 
 url = sys.argv[1]
-shared = httpx.Client()
+headers = {"content-type": "application/octet-stream"}
+shared = httpx.Client(headers=headers)
 
 
 def number(response):
@@ -24,7 +25,7 @@ def caller():
 
 @asynccontextmanager
 async def async_caller():
-    async with httpx.AsyncClient() as client:
+    async with httpx.AsyncClient(headers=headers) as client:
 
         async def ask(row):
             return number(await client.post(url, content=row.tobytes()))

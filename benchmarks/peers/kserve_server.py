@@ -20,7 +20,9 @@ class Served(Model):
             answers = self.net(row).numpy()
         output = InferOutput("output", list(answers.shape), "FP32")
         output.set_data_from_numpy(answers, binary_data=True)
-        return InferResponse(payload.id, self.name, [output])
+        return InferResponse(
+            payload.id, self.name, [output], use_binary_outputs=payload.use_binary_outputs
+        )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """LitServe, with raw numbers both ways: `litserve_server.py PORT MAX_BATCH_SIZE`."""
 
 import sys
+from typing import Annotated
 
 import litserve
 import numpy as np
 import torch
-from fastapi import Request, Response
+from fastapi import Body, Response
 
 from benchmarks.big_model import fixed
 
@@ -14,8 +15,8 @@ class Served(litserve.LitAPI):
     def setup(self, device):
         self.net = fixed()
 
-    async def decode_request(self, request: Request):
-        return np.frombuffer(bytearray(await request.body()), np.float32)
+    def decode_request(self, request: Annotated[bytes, Body()]):
+        return np.frombuffer(bytearray(request), np.float32)
 
     def batch(self, inputs):
         return np.stack(inputs)

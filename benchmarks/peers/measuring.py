@@ -67,8 +67,10 @@ class Measuring:
 
         Raises
         ------
+        SystemExit
+            Ours failed or answered wrongly.
         Missing
-            Ours or the floor failed, or answered wrongly.
+            The floor did.
         """
         with OURS.started(self.rows) as ours:
             with FLOOR.started(self.rows) as floor:
@@ -117,11 +119,11 @@ class Measuring:
                 load = callers.ask(asked.requests, self.pace.seconds)
             answers = torch.tensor([asked.answer(body) for _, body in load.replies])
         except (OSError, RuntimeError, ValueError, LookupError) as error:
-            raise Missing(f"{how}, {connections} connections: {error!s:.160}") from None
+            raise _failed(how, f"{connections} connections: {error!s:.160}") from None
         right = self.wanted[[index for index, _ in load.replies]]
         worst = float((answers - right).abs().max())
         if not worst < _CLOSE:
-            raise Missing(f"{how}, {connections} connections: a wrong answer, {worst:g} off")
+            raise _failed(how, f"{connections} connections: a wrong answer, {worst:g} off")
         return Point(load.rate, load.percentile(99))
 
     def _call(self, name: str, ours: Asked, command: Sequence[str | Path], fewer: int) -> None:
@@ -133,16 +135,25 @@ class Measuring:
             for manner in MANNERS:
                 rounds = self.calls.setdefault((name, manner), [])
                 for _ in range(max(1, self.pace.rounds - fewer)):
-                    rounds.append((self._told(mine, manner), self._told(other, manner)))
+                    ours_told = self._told(OURS.name, mine, manner)
+                    rounds.append((ours_told, self._told(name, other, manner)))
                     rates = "maas {:,.0f}/s, it {:,.0f}/s".format(*rounds[-1])
                     print(f"  64 calls, {manner}: {rates}", flush=True)
 
-    def _told(self, client: Asking, manner: str) -> float:
-        client.ask(manner, self.pace.warm_up)
-        told = client.ask(manner, self.pace.seconds)
+    def _told(self, name: str, client: Asking, manner: str) -> float:
+        try:
+            client.ask(manner, self.pace.warm_up)
+            told = client.ask(manner, self.pace.seconds)
+        except Missing as error:
+            raise _failed(name, f"{manner}: {error}") from None
         if not told["worst"] < _CLOSE:
-            raise Missing(f"{manner}: a wrong answer, {told['worst']:g} off")
+            raise _failed(name, f"{manner}: a wrong answer, {told['worst']:g} off")
         return float(told["answers"] / told["seconds"])
+
+
+def _failed(name: str, why: str) -> BaseException:
+    """Of a peer it is a line of the table; of ours it ends the program."""
+    return (SystemExit if name == OURS.name else Missing)(f"{name}, {why}")
 
 
 def _host(asked: Asked) -> str:

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from benchmarks.big_model import fixed
 
 
-@serve.deployment(max_ongoing_requests=128)
+@serve.deployment(max_ongoing_requests=128, ray_actor_options={"num_cpus": 0.5})
 class Alone:
     def __init__(self):
         self.net = fixed()
@@ -27,7 +27,7 @@ class Alone:
             return Response(self.net(torch.from_numpy(row)).numpy().tobytes())
 
 
-@serve.deployment(max_ongoing_requests=128)
+@serve.deployment(max_ongoing_requests=128, ray_actor_options={"num_cpus": 0.5})
 class Together:
     def __init__(self):
         self.net = fixed()

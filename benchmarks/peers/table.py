@@ -123,4 +123,4 @@ def _judged(ratios: Sequence[float], least: float) -> str:
 
 
 def _row(title: str, cells: Sequence[str]) -> str:
-    return f"{title:38}" + "".join(f"{cell:>24}" for cell in cells)
+    return (f"{title:38}" + "".join(f"{cell:>22}" for cell in cells)).rstrip()
