@@ -32,8 +32,10 @@ import torch
 
 from maas.backends.base import backend_for
 from maas.calls import NO_GRAD, Call, Context, Result
+from maas.data.prepared import PreparedExecutor
 from maas.errors import CodecError, Conflict, Expired, Unsupported
 from maas.executors.base import Job
+from maas.executors.batching import BatchingExecutor
 from maas.executors.lanes import Lane
 from maas.executors.local import LocalExecutor
 from maas.failures import presentable
@@ -138,6 +140,13 @@ def _names(rest: Sequence[Any]) -> list[str]:
 
 def _trainable(model: Model[..., Any]) -> LocalExecutor:
     executor = model.executor
+    if isinstance(executor, BatchingExecutor):
+        executor = executor.inner  # a private copy has one caller, and nobody to wait for
+    if isinstance(executor, PreparedExecutor):
+        raise Unsupported(
+            f"{model.name} prepares its rows before its module sees them, and a private copy would "
+            "not; train it with fit"
+        )
     if isinstance(executor, LocalExecutor):
         target = executor.backend.target
         if isinstance(target, torch.nn.Module):

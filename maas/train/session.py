@@ -63,6 +63,8 @@ class Session:
         # What is not yet.
         self._works: list[list[Any]] = []
         self._counted = 0
+        # How the last call was asked: so are the questions that no call asks.
+        self._manner: Context | None = None
         # Whether the copy there differs, or may, from the model that others see.
         self._apart = False
         self._module: torch.nn.Module | None = None
@@ -185,6 +187,10 @@ class Session:
         changes: Mapping[str, torch.Tensor] | None = None,
     ) -> Result | Failure:
         with self._lock:
+            if context is not AMBIENT:
+                self._manner = Context(retries=context.retries, priority=context.priority)
+            elif self._manner is not None:
+                context = self._manner
             holder = self._opened(context)
             self._number += 1
             works, changes, flags = list(self._works), self._changed(changes or {}), self._flagged()

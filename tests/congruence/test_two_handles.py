@@ -33,6 +33,8 @@ OPTIMIZERS = {"mirror": torch.optim.SGD, "resident": maas.optim.Adam}
 BARE = {"mirror": torch.optim.SGD, "resident": torch.optim.Adam}
 WHICH = st.sampled_from(sorted(OPTIMIZERS))
 ROWS = st.integers(2, 5)
+RATES = st.sampled_from([None, None, 0.0, 0.01, 0.2])
+LOST = st.sampled_from(["", "", "request", "reply"])
 
 
 def net():
@@ -104,7 +106,7 @@ class Machine(RuleBasedStateMachine):
         torch.manual_seed(seed)
         self.net = net()
         self.untouched = copy.deepcopy(self.net.state_dict())
-        self.lost = 0
+        self.lost = self.steps = 0
         self.serve()
         self.sides = {rung: self.connected(rung, net()) for rung in OPTIMIZERS}
 
@@ -133,10 +135,18 @@ class Machine(RuleBasedStateMachine):
         torch.set_rng_state(before)
         assert difference((what(there), torch.get_rng_state()), wanted) is None
 
-    @rule(rung=WHICH, rows=ROWS)
-    def step(self, rung, rows):
+    @rule(rung=WHICH, rows=ROWS, rate=RATES, lost=LOST, look=st.booleans())
+    def step(self, rung, rows, rate, lost, look):
+        """One step, maybe at another rate, of which the first message may be lost."""
+        if rate is not None:
+            for side in self.sides[rung]:
+                side.optimizer.param_groups[0]["lr"] = rate
+        self.lose(rung, lost)
         x = torch.randn(rows, 3)
         self.same(rung, lambda side: side.step(x))
+        self.steps += 1
+        if look:
+            self.compare(rung)
 
     @rule(rung=WHICH, rows=ROWS)
     def call(self, rung, rows):
@@ -172,11 +182,6 @@ class Machine(RuleBasedStateMachine):
         for side in self.sides[rung]:
             side.model.train(training)
 
-    @rule(rung=WHICH, rate=st.sampled_from([0.0, 0.01, 0.2]))
-    def change_the_rate(self, rung, rate):
-        for side in self.sides[rung]:
-            side.optimizer.param_groups[0]["lr"] = rate
-
     @rule(source=WHICH, taker=WHICH)
     def load(self, source, taker):
         """What one handle has learned, into the other or into itself."""
@@ -198,22 +203,29 @@ class Machine(RuleBasedStateMachine):
         """What is asked next is not lost: only calls are tried again."""
         self.sides[rung][0].model.executor.inner._transport.next = ""
 
-    @precondition(lambda self: self.lost < 9)
-    @rule(rung=WHICH, what=st.sampled_from(["request", "reply"]))
+    @rule(rung=WHICH, what=LOST)
     def lose(self, rung, what):
         """Of the next call, unless something else is asked before it."""
-        self.lost += 1
-        self.sides[rung][0].model.executor.inner._transport.next = what
+        if what and self.lost < 9:  # there is a budget for trying again
+            self.lost += 1
+            self.sides[rung][0].model.executor.inner._transport.next = what
 
+    # Seldom: whoever begins again would have nothing left in which to differ.
+
+    @precondition(lambda self: self.steps > 4)
     @rule(rung=WHICH)
     def expire(self, rung):
         """The copy is gone: its handle says so, and another one begins where the module is."""
+        self.compare(rung)
         there, _ = self.sides[rung]
         self.tables()[1].drop("anyone", [there.model.executor._copy])
         self.ended(rung)
 
+    @precondition(lambda self: self.steps > 4)
     @rule()
     def restart(self):
+        for rung in self.sides:
+            self.compare(rung)
         self.stop()
         self.serve()
         for rung in self.sides:
@@ -225,6 +237,7 @@ class Machine(RuleBasedStateMachine):
         with pytest.raises(maas.Expired):
             there.state()
         self.sides[rung] = self.connected(rung, here.model)
+        self.steps = 0
 
     @invariant()
     def nobody_else_sees_it(self):

@@ -1,5 +1,6 @@
 """Private copies: nobody else sees them, each step is done once, and they are bounded."""
 
+import copy
 import gc
 import threading
 
@@ -339,3 +340,43 @@ def test_a_module_that_calls_a_model(maas_connect, training):
         found.append((x.grad, net[1].weight.grad))
     assert difference(*found) is None
     assert not list(maas_connect(target).as_module().parameters())
+
+
+def test_a_batched_model_is_trained_by_itself():
+    """A model whose calls are batched trains as its module: a private copy has one caller."""
+    torch.manual_seed(2)
+    net = nn.Linear(3, 2)
+    bare = copy.deepcopy(net)
+    served = maas.Model(net, batching=maas.Batching(8))
+    x = torch.randn(4, 3)
+    with maas.connect(maas.Server({"net": served}, allow=GRANTS)) as model:
+        there = torch.optim.SGD(model.parameters(), lr=0.1)
+        here = torch.optim.SGD(bare.parameters(), lr=0.1)
+        assert [_step(model, there, x) for _ in range(3)] == [
+            _step(bare, here, x) for _ in range(3)
+        ]
+        assert difference(dict(model.state_dict()), dict(bare.state_dict())) is None
+
+
+def test_a_prepared_model_is_no_copys():
+    """A private copy would see raw rows, so training one behind a preprocessing is refused."""
+    steps = maas.data.StandardScaler().fit(torch.randn(8, 3).numpy())
+    served = maas.Model(nn.Linear(3, 2)).prepared(steps)
+    with (
+        maas.connect(maas.Server({"net": served}, allow=GRANTS)) as model,
+        pytest.raises(maas.Unsupported, match="train it with fit"),
+    ):
+        model.train().state_dict()
+
+
+def test_a_state_is_asked_for_again_as_calls_are(server):
+    """Once a handle was called with retries, a request for its state that is lost is repeated."""
+    transport = Losing(InProcessTransport(server.server))
+    model = maas.Model.over(RemoteExecutor(transport, "/net", "lossy"), "net")
+    model = model.with_options(retries=5)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    _step(model, optimizer)
+    wanted = dict(model.state_dict())
+    transport.every, transport.sent = 3, 2
+    assert difference(dict(model.state_dict()), wanted) is None
+    assert transport.sent > 3
