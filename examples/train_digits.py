@@ -1,9 +1,8 @@
 """Train on scikit-learn's bundled digits and diabetes data, beside its own baselines.
 
-A scaler learns the training rows and stands before the model, so callers send raw rows. A search
-chooses the options on held-out rows, early stopping when to end, and the test rows are looked at
-once. `fit` is the same line at a server, where it is a job in a process of its own: a terminal
-shows the same bar, and losses and answers are the same to the last bit.
+A scaler stands before the model, so callers send raw rows. A search chooses the options on
+held-out rows, early stopping when to end; the test rows are looked at once. `fit` is the same line
+at a server, a job in a process of its own: same bar, same losses and answers to the last bit.
 """
 
 import tempfile
@@ -28,9 +27,8 @@ SPACE = {
 
 
 def network(width: int, outputs: int) -> nn.Module:
-    return nn.Sequential(
-        nn.Linear(width, 128), nn.ReLU(), nn.Dropout(0.2), nn.Linear(128, outputs)
-    ).eval()
+    layers = nn.Linear(width, 128), nn.ReLU(), nn.Dropout(0.2), nn.Linear(128, outputs)
+    return nn.Sequential(*layers).eval()
 
 
 def trained(x: Any, y: Any, outputs: int, **options: Any) -> maas.Model[..., Any]:

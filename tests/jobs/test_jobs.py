@@ -219,7 +219,7 @@ def test_a_class_that_nobody_could_find_is_refused(place, tmp_path, monkeypatch)
     [
         ({}, Forbidden, "'train'"),
         ({"allow": GRANTS}, Unsupported, r"jobs='folder'.*--jobs FOLDER"),
-        ({"allow": GRANTS - {"train"}, "jobs": "jobs"}, Forbidden, "'train'"),
+        ({"allow": GRANTS - {"train", "compress"}, "jobs": "jobs"}, Forbidden, "'train'"),
     ],
 )
 def test_what_is_not_granted_is_refused(training, tmp_path, monkeypatch, settings, error, words):
