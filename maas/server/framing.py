@@ -30,9 +30,10 @@ MAX_FIELD_BYTES = 32 * 2**10
 
 _FRAMING = frozenset(("host", "content-length", "transfer-encoding", "connection", "expect"))
 _LINE_EXTRA = 64  # the longest method and the version, around a target
-_FIRST_STEP = 64 * 2**10
-_LAST_STEP = 2**20
-_ZEROS = memoryview(bytes(_LAST_STEP))
+# libuv reads up to 32 times before it looks at anybody else: at 1 MiB a step that was 38 ms, and
+# the p99 of 1 KB calls beside a body of 64 MB was 71 ms; at 64 KiB it is 18.
+_STEP = 64 * 2**10
+_ZEROS = memoryview(bytes(_STEP))
 
 _CONTROLS = bytes(set(range(32)) - set(b"\t\r\n")) + b"\x7f"
 _ILLEGAL = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?=[^\n])|(?<!\r)\n")
@@ -280,7 +281,7 @@ class Sized:
 
     def _grow(self) -> None:
         size = len(self.data)
-        step = min(max(_FIRST_STEP, size), _LAST_STEP, self._length - size)
+        step = min(_STEP, self._length - size)
         self._charge(step)
         self.data += _ZEROS[:step]
 
