@@ -1,7 +1,8 @@
 """A classifier of handwritten digits in a tenth of its bytes, and what that costs.
 
 Recipes are tried on real digits, and the smallest one that agrees with the original on 99 of 100
-is taken. The same model then answers from its folder, behind HTTP, with the same bits.
+is taken. It then answers from its folder, behind HTTP, with the same bits; and a server that is
+asked to compress what it serves gives what `compress` gives here.
 
     python shrink_digits.py [picture.svg]
 """
@@ -28,9 +29,8 @@ def digits() -> tuple[torch.Tensor, torch.Tensor]:
 def trained(inputs: torch.Tensor, targets: torch.Tensor) -> nn.Module:
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    net = nn.Sequential(
-        nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10)
-    )
+    hidden = nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU()
+    net = nn.Sequential(*hidden, nn.Linear(256, 10))
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-3)
     for _ in range(20):
         for rows in torch.split(torch.randperm(len(inputs)), 64):
@@ -62,12 +62,15 @@ def main(picture: str) -> None:
     print(small.report)
     small.report.plot(picture)
 
+    allow, half = {"call", "describe", "compress"}, (Prune(0.5), Quantize("int8"))
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / "digits"
-        maas.save(small, folder)
-        with maas.serve(maas.load(folder), port=0, block=False) as server:
-            there = maas.connect(f"{server.url}/digits")
-            assert torch.equal(there(check[0]), small(check[0]))
+        maas.save(small, f"{place}/small")
+        served = {"digits": model, "small": maas.load(f"{place}/small")}
+        with maas.serve(served, port=0, block=False, allow=allow, jobs=place) as server:
+            stored, there = (maas.connect(f"{server.url}/{name}") for name in ("small", "digits"))
+            assert torch.equal(stored(check[0]), small(check[0]))
+            here, there = (each.compress(*half, check=check) for each in (model, there))
+            assert torch.equal(here(check[0]), there(check[0]))
     before, after = small.report.original, small.report.result
     print(f"\n{before.disk / after.disk:.1f} times fewer bytes, agreement {after.agreement:.4f}")
 
