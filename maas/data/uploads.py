@@ -13,7 +13,7 @@ from maas.data.datasets import NAME, Facts, fingerprint
 from maas.data.rows import columns, count, is_array, sent
 from maas.errors import NotFound, ProtocolError, Unsupported
 from maas.executors.base import finish
-from maas.executors.remote import RemoteExecutor
+from maas.executors.remote import RemoteExecutor, remote_behind
 from maas.model import Model, connect
 
 __all__ = ["Dataset", "collected", "label", "upload", "uploaded"]
@@ -160,13 +160,11 @@ def label(model: Model[..., Any], request: str | None, target: Any) -> None:
 
 
 def _executor_of(model: Model[..., Any]) -> RemoteExecutor:
-    executor: Any = model.executor
-    while not isinstance(executor, RemoteExecutor):
-        executor = getattr(executor, "inner", None)
-        if executor is None:
-            raise Unsupported(
-                f"{model.name} runs {model.where}, where nothing is uploaded; give the data to fit"
-            )
+    executor = remote_behind(model.executor)
+    if executor is None:
+        raise Unsupported(
+            f"{model.name} runs {model.where}, where nothing is uploaded; give the data to fit"
+        )
     return executor.origin
 
 

@@ -43,7 +43,7 @@ from maas.signature import Signature
 from maas.transports.base import StreamedResponse, Transport
 from maas.wire import End, Failure, Item
 
-__all__ = ["RemoteExecutor"]
+__all__ = ["RemoteExecutor", "remote_behind"]
 
 _Conversation = Generator[Request | float, Response | None, Any]
 
@@ -54,6 +54,13 @@ twice."""
 _READY_PAUSE = 0.05
 _INTRODUCTION = 30.0
 """Seconds for a server to describe itself where nobody set a deadline; no model runs for that."""
+
+
+def remote_behind(executor: Any) -> "RemoteExecutor | None":
+    """What asks elsewhere, behind all that stands before it here; None where nothing does."""
+    while executor is not None and not isinstance(executor, RemoteExecutor):
+        executor = getattr(executor, "inner", None)
+    return executor
 
 
 class RemoteExecutor:

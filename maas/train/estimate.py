@@ -20,7 +20,7 @@ from maas.data import Data
 from maas.data.rows import sent
 from maas.errors import ProtocolError, Unsupported
 from maas.executors.base import finish
-from maas.executors.remote import RemoteExecutor
+from maas.executors.remote import remote_behind
 from maas.model import Model
 from maas.train import rules
 from maas.train.course import rows_in
@@ -174,14 +174,12 @@ def of_batch(model: Model[..., Any], batch: tuple[Any, Any], recipe: Recipe) -> 
 
 def _told(model: Model[..., Any], recipe: Recipe, rows: dict[str, Any]) -> Estimate:
     """What the server says at which the model runs."""
-    executor: Any = model.executor
-    while not isinstance(executor, RemoteExecutor):
-        executor = getattr(executor, "inner", None)
-        if executor is None:
-            raise Unsupported(
-                f"{model.name} runs {model.where}; an estimate is made where its torch module is, "
-                "or at a server"
-            )
+    executor = remote_behind(model.executor)
+    if executor is None:
+        raise Unsupported(
+            f"{model.name} runs {model.where}; an estimate is made where its torch module is, "
+            "or at a server"
+        )
     question = (recipe.to_data(), rows)
     told = finish(executor.origin.put(ESTIMATE, question, Context(), repeatable=True)).value
     if type(told) is not dict or told.keys() != attrs.fields_dict(Estimate).keys():
