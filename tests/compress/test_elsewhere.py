@@ -41,7 +41,7 @@ def addresses(server):
 
 
 def figures(report):
-    """What two runs must agree on: all but times, and on disk the kilobytes.
+    """What two runs must agree on: all but times, and of the size on disk the kilobytes.
 
     A stored model names the versions of what its process had loaded, which is more here.
     """
@@ -49,7 +49,7 @@ def figures(report):
         {
             name: value // 1000 if name == "disk" else value
             for name, value in row.items()
-            if name not in ("latency", "seconds")
+            if name not in ("latency", "seconds", "size")
         }
         for row in report.to_data()["rows"]
     ]
