@@ -22,7 +22,7 @@ maas is one configuration with all on; of a peer, the best of its configurations
 A peer is measured in turn with maas; a ratio is the median of the ratios of its rounds.
 Triton has no package for pip: this is the server that pytriton's wheel brings, which has the Python
 backend only. MLServer and BentoML take no binary tensors from outside by HTTP: rows travel in
-base64, their fastest documented form. KServe has no batcher in its process.
+base64, a quarter of their length as JSON. KServe has no batcher in its process.
 """
 
 
