@@ -19,13 +19,8 @@ from maas.testing.equality import difference
 GRANTS = {"call", "describe", "compress", "publish"}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Of torch, here and so in the processes of jobs."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+# Here, and so in the processes of jobs.
+pytestmark = pytest.mark.usefixtures("single")
 
 
 @pytest.fixture

@@ -245,14 +245,15 @@ def test_more_than_one_message_is_one_dataset(server):
     assert (dataset.rows, dataset.nbytes) == (300, large.nbytes)
 
 
+def questions(server):
+    """Asks the server's service for datasets, and gives what it answers."""
+    executor = maas.connect(server).executor
+    return lambda *question: executor.ask("_data", question, maas.calls.Context()).value
+
+
 def test_an_upload_that_was_broken_off_goes_on(tmp_path, server):
     """The same content, announced again, finds the batches that are there, and is verified."""
-    executor = maas.connect(server).executor
-
-    def ask(*question):
-        return executor.ask("_data", question, maas.calls.Context()).value
-
-    wanted = fingerprint(Data.of((X, Y)).batches(5))
+    ask, wanted = questions(server), fingerprint(Data.of((X, Y)).batches(5))
     begun, number = ask("begin", wanted.name)
     assert number == 0
     for number, (inputs, targets) in enumerate(Data.of((X, Y)).batches(5), 1):
@@ -269,12 +270,7 @@ def test_an_upload_that_was_broken_off_goes_on(tmp_path, server):
 
 def test_an_upload_of_something_else_is_refused(server, tmp_path):
     """What arrives under another content's name is not kept, and the name is free again."""
-    executor = maas.connect(server).executor
-
-    def ask(*question):
-        return executor.ask("_data", question, maas.calls.Context()).value
-
-    wanted = fingerprint(Data.of((X, Y)).batches(5))
+    ask, wanted = questions(server), fingerprint(Data.of((X, Y)).batches(5))
     begun, _ = ask("begin", wanted.name)
     ask("add", begun, 1, X + 1, Y)
     with pytest.raises(maas.CodecError, match="was announced"):
