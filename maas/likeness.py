@@ -6,6 +6,7 @@ that are left, which stand at the header's end. A header that was read, charged 
 need not be read again; its `Likeness` tells where the arrays lie in the message. Whoever handles
 such calls may remember what was found out about one of them, for it holds for all. So it is with
 the answers that come back, of which nearly all are one array; they end in the seconds it took.
+As they are read they are written.
 
 A header is recognised by all of its bytes, the prefix before it and the frames between the arrays
 included; whatever is not the same is read as if nothing had come before.
@@ -13,7 +14,7 @@ included; whatever is not the same is read as if nothing had come before.
 
 import struct
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
@@ -21,11 +22,21 @@ import attrs
 from maas import tensors
 from maas.buffers import Buffer
 from maas.calls import Call, Context, Info, Result
+from maas.errors import CodecError
 from maas.limits import Limits
 from maas.values import Unpacker
-from maas.wire import ALIGNMENT, BIN_MAX, PREFIX, Message, decode, read_prefix, unpack_header
+from maas.wire import (
+    ALIGNMENT,
+    BIN_MAX,
+    PREFIX,
+    Message,
+    decode,
+    encode,
+    read_prefix,
+    unpack_header,
+)
 
-__all__ = ["AnswerReader", "Likeness", "Reader"]
+__all__ = ["AnswerReader", "AnswerWriter", "Likeness", "Reader"]
 
 _MOST = 256
 """Headers that are known at a time; beyond, all are forgotten, which costs no more than reading."""
@@ -37,6 +48,8 @@ _LATEST = 1e9  # seconds, as `surroundings.py` has it
 _FACTS = struct.Struct(">BdBdB")
 """An answer's last bytes: seconds in the queue, seconds computed, and no generator's state."""
 _FLOAT, _NIL = 0xCB, 0xC0
+_JOINED = 64 * 2**10
+"""Bytes of contents below which one buffer of a copy is sent sooner than two without."""
 _SCALARS = frozenset({type(None), bool, int, float, str, bytes})
 
 
@@ -60,13 +73,13 @@ class Likeness:
     arguments : arrays by where they lie, everything else by its value.
     names : of the last of them, those that were given by name.
     context : what surrounds the calls; of a deadline it tells only that there is one.
-    frames : what stands in the message before the contents of each array, and where.
+    frames : where in the message what stands before the contents of each array.
     """
 
     arguments: tuple[Any, ...]
     names: tuple[str, ...]
     context: Context
-    frames: tuple[tuple[int, int, bytes], ...]
+    frames: "_Frames"
 
     @property
     def arrays(self) -> int:
@@ -81,19 +94,31 @@ class Reader:
         self._limits = limits
         self._known: dict[tuple[str, str, bytes], Likeness] = {}
 
-    def read(self, data: bytearray, *, model: str, method: str) -> Call | Message:
-        """As `wire.decode`; the call tells its likeness, where it may come again."""
-        size = int.from_bytes(data[8:12], "big")
-        if not 0 < size <= _LONGEST:
-            return decode(data, self._limits, model=model, method=method)
-        end = PREFIX + size
-        header, deadline = _header(data, end)
+    def read(self, data: bytearray, *, model: str, method: str, caller: str = "") -> Call:
+        """The call that the message holds; it tells its likeness, where it may come again.
+
+        Raises
+        ------
+        CodecError
+            As `wire.decode` does; and another kind of message came.
+        """
+        end = PREFIX + int.from_bytes(data[8:12], "big")
+        if not PREFIX < end <= PREFIX + _LONGEST or len(data) < end:
+            return self._decoded(data, model, method, caller)
+        # The header ends with the context. Of what a context that is remembered may hold, only its
+        # deadline can be what ends in these bytes, if it has one.
+        deadline, start = None, end - _SECONDS.size
+        if data.startswith(_DEADLINE, start - len(_DEADLINE)):
+            (seconds,) = _SECONDS.unpack_from(data, start)
+            if -_LATEST <= seconds <= _LATEST:
+                deadline, end = time.monotonic() + seconds, start
+        header = bytes(data[:end])
         likeness = self._known.get((model, method, header))
-        if likeness is None or not _framed(likeness, data):
-            message = decode(data, self._limits, model=model, method=method)
-            if type(message) is Call and (message.context.deadline is None) is (deadline is None):
-                return self._remembered(message, data, header)
-            return message
+        if likeness is None or not _framed(likeness.frames, data):
+            call = self._decoded(data, model, method, caller)
+            if (call.context.deadline is None) is (deadline is None):
+                return self._remembered(call, data, header)
+            return call
         context = likeness.context
         if deadline is not None:
             context = Context(
@@ -102,8 +127,25 @@ class Reader:
                 priority=context.priority,
                 deadline=deadline,
             )
-        args, kwargs = _arguments(likeness, data)
-        return Call(model, method, args, kwargs, context, owned=True, likeness=likeness)
+        view, values = memoryview(data), []
+        for each in likeness.arguments:
+            if type(each) is _Array:
+                contents = view[each.start : each.end]
+                values.append(each.restore(each.dtype, each.shape, (), contents))
+            else:
+                values.append(each)
+        kwargs: dict[str, Any] = {}
+        if likeness.names:
+            placed = len(values) - len(likeness.names)
+            kwargs = dict(zip(likeness.names, values[placed:], strict=True))
+            del values[placed:]
+        return Call(model, method, tuple(values), kwargs, context, True, caller, (), likeness)
+
+    def _decoded(self, data: bytearray, model: str, method: str, caller: str) -> Call:
+        message = decode(data, self._limits, model=model, method=method)
+        if not isinstance(message, Call):
+            raise CodecError("this address takes a call, and another kind of message came")
+        return attrs.evolve(message, caller=caller) if caller else message
 
     def _remembered(self, call: Call, data: bytearray, header: bytes) -> Call:
         likeness = _likeness(call, data, self._limits)
@@ -115,40 +157,14 @@ class Reader:
         return attrs.evolve(call, likeness=likeness)
 
 
-def _header(data: bytearray, end: int) -> tuple[bytes, float | None]:
-    """Prefix and header without the seconds that are left at its end; and when these have passed.
-
-    The header ends with the context. Of what a context that is remembered may hold, only its
-    deadline can be what ends in these bytes, if it has one.
-    """
-    start = end - _SECONDS.size
-    if data[start - len(_DEADLINE) : start] == _DEADLINE and len(data) >= end:
-        (seconds,) = _SECONDS.unpack_from(data, start)
-        if -_LATEST <= seconds <= _LATEST:
-            return bytes(data[:start]), time.monotonic() + seconds
-    return bytes(data[:end]), None
-
-
-def _framed(known: "Likeness | _Answer", data: bytearray) -> bool:
+def _framed(frames: "_Frames", data: bytearray) -> bool:
     # The prefix tells the length of the whole, and is part of the key: it only has to be true.
-    total = int.from_bytes(data[13:21], "big")
-    return total == len(data) and all(
-        data[start:stop] == frame for start, stop, frame in known.frames
-    )
-
-
-def _arguments(likeness: Likeness, data: bytearray) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
-    view = memoryview(data)
-    values = [
-        each.restore(each.dtype, each.shape, (), view[each.start : each.end])
-        if type(each) is _Array
-        else each
-        for each in likeness.arguments
-    ]
-    if not likeness.names:
-        return tuple(values), {}
-    placed = len(values) - len(likeness.names)
-    return tuple(values[:placed]), dict(zip(likeness.names, values[placed:], strict=True))
+    if int.from_bytes(data[13:21], "big") != len(data):
+        return False
+    for start, frame in frames:  # noqa: SIM110 - a generator costs as much as all of this
+        if not data.startswith(frame, start):
+            return False
+    return True
 
 
 @attrs.frozen(eq=False)
@@ -157,7 +173,7 @@ class _Answer:
 
     array: _Array
     info: Info
-    frames: tuple[tuple[int, int, bytes], ...]
+    frames: "_Frames"
 
 
 class AnswerReader:
@@ -180,7 +196,7 @@ class AnswerReader:
             return decode(data, self._limits)
         header = bytes(data[: end - _FACTS.size])
         known = self._known.get(header)
-        if known is None or not _framed(known, data):
+        if known is None or not _framed(known.frames, data):
             message = decode(data, self._limits)
             if type(message) is Result and not message.leaves:
                 self._remember(message, data, header)
@@ -203,6 +219,42 @@ class AnswerReader:
         if len(self._known) >= _MOST:
             self._known.clear()
         self._known[header] = _Answer(_placed(value, spans), answer.info, frames)
+
+
+class AnswerWriter:
+    """Writes answers under some limits, and remembers what stands around the seconds they took."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._known: dict[Any, tuple[bytes, bytes]] = {}
+
+    def write(self, answer: Result) -> list[Buffer]:
+        """As `wire.encode`; raises as it does."""
+        value, info = answer.value, answer.info
+        adapter = tensors.CLAIMED.get(type(value))
+        array = None if adapter is None else adapter.plain(value)
+        if array is None or info.note or answer.rng is not None or answer.graph is not None:
+            return encode(answer, self._limits)
+        facts = _FACTS.pack(_FLOAT, info.queue_seconds, _FLOAT, info.compute_seconds, _NIL)
+        like = type(value), array.dtype, array.shape, info.where, info.device, info.batch_size
+        known = self._known.get(like)
+        if known is None:
+            return self._remembered(like, answer, facts)
+        if array.nbytes < _JOINED:
+            return [b"".join((known[0], facts, known[1], array.data))]
+        return [b"".join((known[0], facts, known[1])), array.data.cast("B")]
+
+    def _remembered(self, like: Any, answer: Result, facts: bytes) -> list[Buffer]:
+        message = encode(answer, self._limits)
+        start = bytes(message[0])
+        end = PREFIX + int.from_bytes(start[8:12], "big")
+        begin = end - _FACTS.size
+        # One buffer after the header, and nothing after the seconds but that no state follows.
+        if len(message) == 2 and start[begin:end] == facts:
+            if len(self._known) >= _MOST:
+                self._known.clear()
+            self._known[like] = start[:begin], start[end:]
+        return message
 
 
 # What a header that was read tells of its like.
@@ -255,11 +307,11 @@ def _likeness(call: Call, data: bytearray, limits: Limits) -> Likeness | None:
 
 
 _Span = tuple[int, int]
+_Frames = tuple[tuple[int, bytes], ...]
+"""Where a frame begins in a message, and its bytes."""
 
 
-def _outline(
-    data: bytearray, limits: Limits
-) -> tuple[Any, tuple[tuple[int, int, bytes], ...], list[_Span]] | None:
+def _outline(data: bytearray, limits: Limits) -> tuple[Any, _Frames, list[_Span]] | None:
     """A header's fields, an array by its index and its kind; the frames, and where arrays lie."""
     size = read_prefix(data, limits).header
     frames, spans = _frames(data, PREFIX + size)
@@ -277,15 +329,13 @@ def _placed(value: tuple[int, _Array], spans: Sequence[_Span]) -> _Array:
     return attrs.evolve(array, start=start, end=end)
 
 
-def _frames(
-    data: bytearray, position: int
-) -> tuple[tuple[tuple[int, int, bytes], ...], list[_Span]]:
+def _frames(data: bytearray, position: int) -> tuple[_Frames, list[_Span]]:
     """What stands before each buffer, and where the buffers lie, of a message that is whole."""
     frames, spans = [], []
     while position < len(data):
         start = position + 5 + -(position + 5) % ALIGNMENT
         length = int.from_bytes(data[start - 4 : start], "big")
-        frames.append((position, start, bytes(data[position:start])))
+        frames.append((position, bytes(data[position:start])))
         position = start + length
         spans.append((start, position))
     return tuple(frames), spans

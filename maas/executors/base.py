@@ -220,6 +220,11 @@ class Job(concurrent.futures.Future[T], Generic[T]):
         else:
             self.set_exception(answer.error)
 
+    def finish(self, answer: Result | Failure) -> None:
+        """For an executor: the work has ended, or will never begin, and this is its answer."""
+        self.end()  # first: by the time its caller asks again, its slot is free
+        self.settle(answer)
+
     def cancel(self) -> bool:
         """Gives the call up; True unless it had ended before."""
         if not self._claim.acquire(blocking=False):

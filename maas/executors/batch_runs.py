@@ -69,8 +69,7 @@ class Asked:
 
     def settle(self, answer: Result | Failure) -> None:
         """The work has ended, or will never begin, and this is its answer."""
-        self.job.end()  # first: by the time its caller asks again, its slot is free
-        self.job.settle(answer)
+        self.job.finish(answer)
 
 
 class Runs:
@@ -95,17 +94,14 @@ class Runs:
         """Settles the jobs of calls that go together, whatever happens."""
         for entry in entries:
             entry.work.job.begin()
+        waiting = _wanted(entries)
         try:
-            waiting = [entry for entry in entries if not entry.work.job.done()]
             if waiting:
                 self._answer_fairly(waiting)
         except BaseException as error:  # noqa: BLE001 - a fault of this file must not stop the queue
             _LOG.exception("a batch of %s failed", self._inner.name)
-            for entry in entries:
+            for entry in waiting:
                 entry.work.settle(Failure(self._inner.presentable(error)))
-        finally:
-            for entry in entries:
-                entry.work.job.end()
 
     def _answer_fairly(self, entries: list[Waiting]) -> None:
         asked: Asked = entries[0].work
@@ -117,7 +113,7 @@ class Runs:
             self._find_sizes(asked, verdict)
         if verdict.alone:
             for entry in entries:
-                if not entry.work.job.done():
+                if _wanted([entry]):
                     self._alone(entry, note=verdict.alone)
         elif verdict.sizes:
             self._invariant(entries, verdict)
@@ -150,17 +146,13 @@ class Runs:
         answer = self._run_together([entry.work for entry in entries], size)
         if isinstance(answer, Failure):
             return False
+        count, device, seconds = len(entries), answer.info.device, answer.info.compute_seconds
         with posting():
             for entry, value in zip(entries, answer.value, strict=True):
                 asked: Asked = entry.work
-                info = Info(
-                    device=answer.info.device,
-                    batch_size=len(entries),
-                    queue_seconds=started - entry.arrived,
-                    compute_seconds=answer.info.compute_seconds,
-                )
+                info = Info("here", device, count, started - entry.arrived, seconds)
                 # A server makes bytes of it at once; anybody else may keep it and write to it.
-                asked.settle(Result(value if asked.call.owned else _own(value), info))
+                asked.job.finish(Result(value if asked.call.owned else _own(value), info))
         return True
 
     def _run_together(self, asked: Sequence[Asked], size: int) -> Result | Failure:
@@ -187,7 +179,7 @@ class Runs:
         Where the first half goes well the culprit is in the second, which is not run whole
         only to find that out.
         """
-        entries = [entry for entry in entries if not entry.work.job.done()]
+        entries = _wanted(entries)
         if len(entries) < 2:
             for entry in entries:
                 self._single(entry, size)
@@ -336,13 +328,25 @@ class Runs:
                 return
 
 
+def _wanted(entries: Sequence[Waiting]) -> list[Waiting]:
+    """Those that somebody waits for; of the others the work has ended."""
+    wanted = []
+    for entry in entries:
+        job = entry.work.job
+        if job.done():
+            job.end()
+        else:
+            wanted.append(entry)
+    return wanted
+
+
 def _as_it_is(rows: int) -> int:
     return rows
 
 
 def rows_in(entries: Sequence[Waiting]) -> int:
     """Rows of a run of these."""
-    return sum(entry.rows for entry in entries)
+    return sum([entry.rows for entry in entries])
 
 
 def _own(value: Any) -> Any:

@@ -47,6 +47,26 @@ class _Form:
     verdict: Verdict
     places: Places = attrs.field(factory=Places)
 
+    def place(self, rows: int, calls: int) -> Placement | None:
+        """What says that a run of so many rows goes on the loop; never one that is to be tried."""
+        verdict, size = self.verdict, size_class(rows)
+        known = verdict.alone or verdict.sizes or size in verdict.tried
+        if not known and (calls > 1 or self.invariant):
+            return None
+        return self.places.here(size)
+
+
+@attrs.frozen(eq=False)
+class _Alike:
+    """What was found out of one call, and holds for all that differ only in their arrays.
+
+    `straight`: its arguments are these arrays, and nothing else.
+    """
+
+    form: _Form
+    plan: Plan
+    straight: bool
+
 
 def batched(
     inner: LocalExecutor, batching: Batching | None, example: Any = None
@@ -95,7 +115,7 @@ class BatchingExecutor:
         self._queue = Queue(next(iter(rules.values())), self.name)
         self.runs = Runs(inner)
         self._forms: dict[Any, _Form] = {}
-        self._alike: dict[Any, tuple[_Form, Plan]] = {}
+        self._alike: dict[Any, _Alike] = {}
         self._most = max(each.max_batch_size for each in rules.values())
         self._gathering = Gathering()
         self._alarm = Alarm(self._ring)
@@ -195,7 +215,7 @@ class BatchingExecutor:
             rule.method.signature.check(call.args, call.kwargs, rule.method.label)
             self._check_time(call.context)
             asked = Asked(call, rule, rule.axes.plan(call), job)
-            entry = self._entry(asked, self._form(asked))
+            entry = self._entry(asked, self._form(asked), time.monotonic())
             job.begins_later()
             self._enqueue(entry)
         except Exception as error:  # noqa: BLE001 - the job's to raise
@@ -216,19 +236,19 @@ class BatchingExecutor:
         except DeadlineExceeded:
             raise late(self.name) from None
 
-    def _entry(self, asked: Asked, form: _Form | None) -> Waiting:
-        context, plan, batching = asked.call.context, asked.plan, asked.rule.batching
+    def _entry(self, asked: Asked, form: _Form | None, now: float) -> Waiting:
+        call, plan, batching = asked.call, asked.plan, asked.rule.batching
         alone = plan is None or plan.rows > batching.max_batch_size
         return Waiting(
-            bucket=None if alone or form is None or form.verdict.alone else form,
-            rows=1 if plan is None else plan.rows,
-            arrived=time.monotonic(),
-            work=asked,
-            deadline=context.deadline,
-            priority=context.priority,
-            owner=asked.call.caller,
-            most=batching.max_batch_size,
-            patience=batching.max_wait,
+            None if alone or form is None or form.verdict.alone else form,
+            1 if plan is None else plan.rows,
+            now,
+            asked,
+            call.context.deadline,
+            call.context.priority,
+            call.caller,
+            batching.max_batch_size,
+            batching.max_wait,
         )
 
     def _form(self, asked: Asked) -> _Form | None:
@@ -246,21 +266,29 @@ class BatchingExecutor:
         return found
 
     def _enqueue(self, entry: Waiting, loop: Any = None) -> None:
-        lane = self.inner.pool("batches", 1)  # refuses after a fork, where nobody would drain
+        """The call waits; `loop` is where its caller waits for it, if that is one."""
         with self._lock:
             evicted = self._queue.offer(entry, entry.arrived)
-            try:
-                if self._is_draining_elsewhere(entry):
-                    batch, self._handed = self._handed, None
-                    self._put(lane, batch)
-                else:
-                    self._wake(lane, loop)
-            except BaseException:
-                self._queue.withdraw(entry)
-                raise
+            if loop is None or self._draining is not loop:
+                try:
+                    self._see_to(entry, loop)
+                except BaseException:
+                    self._queue.withdraw(entry)
+                    raise
         for other in evicted:
             refusal = self._queue.overloaded("it made room for other callers", entry.arrived)
             other.work.settle(Failure(refusal))
+
+    def _see_to(self, entry: Waiting, loop: Any) -> None:
+        """Under the lock: somebody takes the call, once its turn has come."""
+        lane = self.inner.pool("batches", 1)  # refuses after a fork, where nobody would drain
+        if self._is_draining_elsewhere(entry):
+            batch, self._handed = self._handed, None
+            self._put(lane, batch)
+            return
+        form = entry.bucket
+        here = loop is not None and type(form) is _Form and form.place(entry.rows, 1) is not None
+        self._wake(lane, loop if here else None)
 
     def _leave(self, entry: Waiting | None) -> None:
         with self._lock:
@@ -269,82 +297,68 @@ class BatchingExecutor:
 
     # In, from a loop.
 
-    def is_prompt(self, call: Call) -> bool:
-        """Whether a loop may have the answer without a task."""
-        rule = self.rules.get(call.method)
-        if rule is None:
-            return self.inner.is_prompt(call)
-        return not self._closed and not self._passes_by(call, rule.method)
-
     def prompt(self, call: Call, prompt: Prompt) -> bool:
-        """Answers a call that `is_prompt`, at once or later; False where it would have to wait."""
+        """Answers a call, at once or later; False, and nothing was done, where a loop may not ask.
+
+        That is: where it would have to wait, and where the model is not known to be short.
+        """
         rule = self.rules.get(call.method)
         if rule is None:
             return self.inner.prompt(call, prompt)
+        context, now = call.context, time.monotonic()
+        alike = self._alike.get(call.likeness)
+        if self._closed or (
+            # Of calls alike one was asked; without a mode of its own it has the model's, of now.
+            (alike is None or context.training is None) and self._passes_by(call, rule.method)
+        ):
+            return False
+        if context.deadline is not None and context.deadline <= now:
+            prompt.settle(Failure(late(self.name)))
+            return True
         try:
-            self._check_time(call.context)
-            asked, form = self._known(call, rule, prompt)
+            if alike is None:
+                asked, form = self._learned(call, rule, prompt)
+            else:
+                asked, form = Asked(call, rule, _again(alike, call), prompt), alike.form
         except Exception as error:  # noqa: BLE001 - the caller's to hear
             prompt.settle(Failure(error))
             return True
-        if form is not None and self._ran_at_once(asked, form):
+        if self._gathering.lone and form is not None and self._ran_at_once(asked, form, now):
             return True
-        entry = self._entry(asked, form)
+        entry = self._entry(asked, form, now)
         prompt.on_cancel = partial(self._leave, entry)
-        here = form is not None and self._place(form, entry.rows, 1) is not None
         try:
-            self._enqueue(entry, prompt.loop if here else None)
+            self._enqueue(entry, prompt.loop)
         except Exception as error:  # noqa: BLE001 - too much waits, or no thread can be had
             prompt.settle(Failure(error))
         else:
             self._alarm.set(entry.deadline, prompt.loop)
         return True
 
-    def _known(self, call: Call, rule: Rule, prompt: Prompt) -> tuple[Asked, _Form | None]:
-        """The call with its plan, and its form; looked at anew only if nothing like it came."""
-        likeness = call.likeness
-        alike = None if likeness is None else self._alike.get(likeness)
-        if alike is not None:
-            known, pattern = alike
-            arrays = (*call.args, *call.kwargs.values())
-            if len(arrays) > likeness.arrays:
-                arrays = tuple(each for each in arrays if tensors.facts(each) is not None)
-            found = Plan(pattern.form, pattern.rows, arrays, pattern.lengths)
-            return Asked(call, rule, found, prompt), known
+    def _learned(self, call: Call, rule: Rule, prompt: Prompt) -> tuple[Asked, _Form | None]:
+        """The call with its plan, and its form; remembered for those like it."""
         # Here and not in the run: what does not fit must not spoil a batch.
         rule.method.signature.check(call.args, call.kwargs, rule.method.label)
         asked = Asked(call, rule, rule.axes.plan(call), prompt)
-        form = self._form(asked)
-        plan = asked.plan
+        form, plan, likeness = self._form(asked), asked.plan, call.likeness
         if plan is None or form is None or likeness is None or len(plan.arrays) < likeness.arrays:
             return asked, form  # where an array has no rows, its contents are part of the form
         if len(self._alike) >= _MOST_FORMS:
             self._alike.clear()
-        self._alike[likeness] = form, attrs.evolve(plan, arrays=())
+        straight = not call.kwargs and len(call.args) == likeness.arrays
+        self._alike[likeness] = _Alike(form, attrs.evolve(plan, arrays=()), straight)
         return asked, form
 
-    def _place(self, form: _Form, rows: int, calls: int) -> Placement | None:
-        """What says that a run of so many rows goes on the loop; never one that is to be tried."""
-        verdict = form.verdict
-        known = verdict.alone or verdict.sizes or size_class(rows) in verdict.tried
-        if not known and (calls > 1 or form.invariant):
-            return None
-        return form.places.here(size_class(rows))
-
-    def _ran_at_once(self, asked: Asked, form: _Form) -> bool:
+    def _ran_at_once(self, asked: Asked, form: _Form, now: float) -> bool:
         """Runs a call that is alone, and is expected to stay so, if it is short and can run now."""
-        rows, rule = asked.plan.rows if asked.plan is not None else 1, asked.rule
-        if not self._gathering.lone or not rule.plain:
-            return False
-        place = self._place(form, rows, 1)
-        if place is None or self._draining is not None:
+        place = form.place(asked.plan.rows if asked.plan is not None else 1, 1)
+        if place is None or self._draining is not None or not asked.rule.plain:
             return False
         with self._lock:
-            if not self._queue.claim(time.monotonic()):
+            if not self._queue.claim(now):
                 return False
         self._gathering.ran_alone()
-        entry = self._entry(asked, None)
-        ran = self._run_here([entry], place)
+        ran = self._run_here([self._entry(asked, None, now)], place)
         with self._lock:
             if not ran:
                 self._queue.done(time.monotonic())
@@ -401,7 +415,7 @@ class BatchingExecutor:
         form, job = batch[0].bucket, batch[0].work.job
         if type(form) is not _Form or type(job) is not Prompt:
             return False
-        if self._place(form, rows_in(batch), len(batch)) is None:
+        if form.place(rows_in(batch), len(batch)) is None:
             return False
         with self._lock:
             if not all(_is_of(entry, job.loop) for entry in (*batch, *self._queue)):
@@ -466,7 +480,7 @@ class BatchingExecutor:
 
     def _run_or_pass_on(self, batch: list[Waiting], loop: Any) -> None:
         form = batch[0].bucket
-        place = self._place(form, rows_in(batch), len(batch)) if type(form) is _Form else None
+        place = form.place(rows_in(batch), len(batch)) if type(form) is _Form else None
         ran = place is not None and self._run_here(batch, place)
         with self._lock:
             if not ran:
@@ -541,6 +555,15 @@ class BatchingExecutor:
             self._queue.done(time.monotonic())
             if self._queue.calls:
                 self._wake(self.inner.pool("batches", 1))
+
+
+def _again(alike: _Alike, call: Call) -> Plan:
+    """The plan of a call like one whose plan is known."""
+    plan, arrays = alike.plan, call.args
+    if not alike.straight:
+        given = (*call.args, *call.kwargs.values())
+        arrays = tuple(each for each in given if tensors.facts(each) is not None)
+    return Plan(plan.form, plan.rows, arrays, plan.lengths)
 
 
 def _is_of(entry: Waiting, loop: Any) -> bool:

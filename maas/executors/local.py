@@ -204,14 +204,15 @@ class LocalExecutor:
             found = self._places[call.likeness] = Placement()
         return found
 
-    def is_prompt(self, call: Call) -> bool:
-        """Whether calls like this one are known to be short."""
-        place = self._places.get(call.likeness)
-        return place is not None and place.here and not self._closed
-
     def prompt(self, call: Call, prompt: Prompt) -> bool:
-        """Answers a call that `is_prompt` on this thread; False where it would have to wait."""
-        method, place = self.method(call.method), self._place(call)
+        """Answers a call on this thread; False, and nothing was done, where a loop may not ask.
+
+        That is: where it would have to wait, and where its like is not known to be short.
+        """
+        place = self._places.get(call.likeness)
+        if place is None or not place.here or self._closed:
+            return False
+        method = self.method(call.method)
         if not self.hold(call.context, method):
             return False
         with apart():

@@ -129,23 +129,21 @@ class Gathering:
     again, to see if that still holds.
     """
 
-    __slots__ = ("_alone", "_empty", "_seen")
+    __slots__ = ("_alone", "_empty", "_seen", "lone")
 
     def __init__(self) -> None:
         self._seen = 0
         self._empty = 0
         self._alone = 0
-
-    @property
-    def lone(self) -> bool:
-        """Whether nobody else is expected."""
-        return self._alone >= _STREAK
+        self.lone = False
+        """Nobody else is expected."""
 
     def ran_alone(self) -> None:
         """A call ran at once, since nobody else was expected."""
         self._alone += 1
         if self._alone >= _STREAK + _PROBE:
             self._alone = _STREAK - 1
+            self.lone = False
 
     def turn(self, calls: int, *, full: bool) -> bool:
         """Whether those who wait go now; told once in each turn of the loop."""
@@ -155,4 +153,5 @@ class Gathering:
             return False
         self._seen = self._empty = 0
         self._alone = self._alone + 1 if calls == 1 else 0
+        self.lone = self._alone >= _STREAK
         return True

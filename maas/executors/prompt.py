@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, Self
 
 from maas.calls import Result
 from maas.wire import Failure
@@ -87,11 +87,20 @@ class Prompt:
         self.answer = answer
         if threading.get_ident() != self._thread:
             _post(self._loop, give, answer)
-        elif is_apart():
-            self.on_loop = True
-            _here.settled.append((give, answer))
-        else:
+            return
+        settled = getattr(_here, "settled", None)
+        if settled is None:
             give(answer)
+        else:
+            self.on_loop = True
+            settled.append((give, answer))
+
+    def finish(self, answer: Result | Failure) -> None:
+        """For an executor: the work has ended, and this is its answer."""
+        self.runs = False
+        if self._then is not None:
+            self._tell(self._then)
+        self.settle(answer)
 
     def cancel(self) -> bool:
         """Gives the call up; True unless it had ended before."""
@@ -167,20 +176,24 @@ class Alarm:
         self.set(self._ring(), loop)
 
 
-@contextmanager
-def apart() -> Iterator[None]:
+class apart:  # noqa: N801 - a context manager; `contextlib`'s is five functions more for each run
     """A model runs on the thread of a loop, and does not see it; answers are given afterwards."""
-    asyncio: Any = sys.modules["asyncio"]
-    loop = asyncio._get_running_loop()
-    asyncio._set_running_loop(None)
-    settled: list[tuple[Give, Result | Failure]] = []
-    _here.settled = settled
-    try:
-        yield
-    finally:
-        _here.settled = None
-        asyncio._set_running_loop(loop)
-        _give_all(settled)
+
+    __slots__ = ("_loop",)
+
+    def __enter__(self) -> Self:
+        asyncio: Any = sys.modules["asyncio"]
+        self._loop = asyncio._get_running_loop()
+        asyncio._set_running_loop(None)
+        _here.settled = []
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        asyncio: Any = sys.modules["asyncio"]
+        settled, _here.settled = _here.settled, None
+        asyncio._set_running_loop(self._loop)
+        for give, answer in settled:
+            give(answer)
 
 
 def is_apart() -> bool:

@@ -13,7 +13,7 @@ fair queueing: Goyal, Vin, Cheng, 1996), so one who asks for much waits for hims
 """
 
 import heapq
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from typing import Any
 
 import attrs
@@ -69,12 +69,16 @@ class Taken:
     late: list[Waiting]
 
 
-@attrs.define
+@attrs.define(eq=False)
 class _Share:
-    """What one owner has in the queue; `turn` is that of his next call."""
+    """What one owner has in the queue, and the turn of his next call.
+
+    `room` is what his calls fill of batches: each that goes alone fills one.
+    """
 
     calls: int = 0
     rows: int = 0
+    room: int = 0
     turn: float = 0.0
 
 
@@ -82,7 +86,7 @@ _Key = tuple[int, Hashable, str]
 """Priority, bucket and owner."""
 
 
-@attrs.define
+@attrs.define(eq=False)
 class _Line:
     """Calls of one key in the order of their arrival; leaving from the middle costs no walk."""
 
@@ -147,25 +151,33 @@ class Queue:
         Overloaded
             Too much waits, or what is ahead of the call would make it late.
         """
-        self._check_age(entry, now)
-        evicted = self._make_room(entry, now)
-        for other in evicted:
-            self.withdraw(other)
-        share = self._shares.setdefault(entry.owner, _Share())
-        entry.turn = max(self._turn, share.turn)
-        share.turn = entry.turn + entry.rows
+        batching, shares = self._batching, self._shares
+        share = shares.get(entry.owner)
+        if share is not None and share.room >= entry.most:
+            self._check_age(entry, share, now)
+        evicted: list[Waiting] = []
+        if self.calls >= batching.max_queue or self.rows + entry.rows > batching.max_queue_rows:
+            evicted = self._make_room(entry, now)
+            share = shares.get(entry.owner)
+        if share is None:
+            share = shares[entry.owner] = _Share()
+        entry.turn = turn = max(self._turn, share.turn)
+        share.turn = turn + entry.rows
         key = (entry.priority, entry.bucket, entry.owner)
-        line = self._lines.setdefault(key, _Line())
+        line = self._lines.get(key)
+        if line is None:
+            line = self._lines[key] = _Line()
         line.entries[entry] = None
         line.rows += entry.rows
-        self._count(entry, 1)
+        self.calls += 1
+        self.rows += entry.rows
+        share.calls += 1
+        share.rows += entry.rows
+        share.room += entry.rows if entry.bucket is not None else entry.most
         return evicted
 
-    def _check_age(self, entry: Waiting, now: float) -> None:
+    def _check_age(self, entry: Waiting, share: _Share, now: float) -> None:
         """By the caller's own calls: those of others do not hold him up beyond his turn."""
-        share = self._shares.get(entry.owner)
-        if share is None or not share.calls:
-            return
         oldest, own = now, 0
         for (priority, _bucket, owner), line in self._lines.items():
             if owner == entry.owner and priority >= entry.priority:
@@ -183,7 +195,7 @@ class Queue:
                 raise self.overloaded(f"it would take {wait:.3g} s, beyond the deadline", now)
 
     def _make_room(self, entry: Waiting, now: float) -> list[Waiting]:
-        """Those that leave so that the call fits; raises where nobody has to."""
+        """Those that have left so that the call fits; raises where nobody has to."""
         calls = self.calls + 1 - self._batching.max_queue
         rows = self.rows + entry.rows - self._batching.max_queue_rows
         evicted: list[Waiting] = []
@@ -196,6 +208,7 @@ class Queue:
         # A call of more rows than may wait is let in where nothing else waits.
         if calls > 0 or (rows > 0 and self.calls > len(evicted)):
             raise self.overloaded(f"{self.calls} calls of {self.rows} rows wait", now)
+        self._remove(evicted)
         return evicted
 
     def _displaced_by(self, entry: Waiting) -> Iterator[Waiting]:
@@ -210,15 +223,6 @@ class Queue:
             each for each in entries if each.priority == entry.priority and each.owner == greedy
         ]
         yield from sorted(equal, key=lambda each: -each.turn)[: max(0, spare)]
-
-    def _count(self, entry: Waiting, sign: int) -> None:
-        self.calls += sign
-        self.rows += sign * entry.rows
-        share = self._shares[entry.owner]
-        share.calls += sign
-        share.rows += sign * entry.rows
-        if not share.calls and share.turn <= self._turn:
-            del self._shares[entry.owner]
 
     def overloaded(self, why: str, now: float) -> Overloaded:
         """A refusal that says when to come back: once what waits will have been answered."""
@@ -241,16 +245,30 @@ class Queue:
 
     def withdraw(self, entry: Waiting) -> bool:
         """The call leaves; False where it does not wait any more."""
-        key = (entry.priority, entry.bucket, entry.owner)
-        line = self._lines.get(key)
+        line = self._lines.get((entry.priority, entry.bucket, entry.owner))
         if line is None or entry not in line.entries:
             return False
-        del line.entries[entry]
-        line.rows -= entry.rows
-        if not line.entries:
-            del self._lines[key]
-        self._count(entry, -1)
+        self._remove([entry])
         return True
+
+    def _remove(self, entries: Sequence[Waiting]) -> None:
+        lines, shares = self._lines, self._shares
+        for entry in entries:
+            rows, owner = entry.rows, entry.owner
+            key = (entry.priority, entry.bucket, owner)
+            line = lines[key]
+            del line.entries[entry]
+            line.rows -= rows
+            if not line.entries:
+                del lines[key]
+            self.calls -= 1
+            self.rows -= rows
+            share = shares[owner]
+            share.calls -= 1
+            share.rows -= rows
+            share.room -= rows if entry.bucket is not None else entry.most
+            if not share.calls and share.turn <= self._turn:
+                del shares[owner]
 
     def __iter__(self) -> Iterator[Waiting]:
         """All who wait."""
@@ -270,16 +288,14 @@ class Queue:
         if self._since is not None or not self.calls:
             return Taken([], [])
         late = self._late(now)
-        for entry in late:
-            self.withdraw(entry)
+        self._remove(late)
         due = [key for key in self._lines if self._due_at(key) <= now]
         if not due:
             return Taken([], late)
         priority, bucket, _owner = min(due, key=self._rank)
         batch = self._together(priority, bucket)
         self._turn = max(self._turn, *(entry.turn for entry in batch))
-        for entry in batch:
-            self.withdraw(entry)
+        self._remove(batch)
         if not self.calls:
             self._shares.clear()
         self._since = now

@@ -21,6 +21,7 @@ from maas.calls import Call
 from maas.errors import SignatureError
 from maas.hints import BATCH
 from maas.parameters import Parameter
+from maas.records import frozen
 from maas.schema import Schema, TensorSpec
 
 __all__ = ["Axes", "Plan", "gathered", "scattered"]
@@ -48,7 +49,7 @@ _ALONE = frozenset({"complex32", "float4_e2m1fn_x2"})
 Form = Any
 
 
-@attrs.frozen(eq=False)
+@frozen
 class Plan:
     """One call ready to go with others.
 

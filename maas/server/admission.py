@@ -80,6 +80,10 @@ class Quotas:
         self._default = None if default is None else Quota.of(default, "every key")
         self._limiter: Any = None
 
+    def bind(self, own: Quota | None) -> bool:
+        """Whether a caller with this quota of its own has any."""
+        return own is not None or self._default is not None
+
     def charge(self, caller: str, own: Quota | None, kind: str, amount: int) -> None:
         """Counts so much of a kind.
 
@@ -164,7 +168,8 @@ class Slots:
     def enter(self, caller: str) -> None:
         """Takes a slot, or raises as `check` does."""
         with self._lock:
-            self.check(caller)
+            if 2 * self._total >= self._most:
+                self.check(caller)
             if not self._total:
                 self._left_at = time.monotonic()
             self._total += 1

@@ -20,6 +20,7 @@ from maas.executors.base import ADDRESS, NAME, ModelInfo
 from maas.http import MSGPACK, Headers
 from maas.model import Model
 from maas.server.guard import Caller
+from maas.server.metrics import Tally
 
 __all__ = ["RESERVED", "Catalogue", "Held", "Version"]
 
@@ -38,6 +39,7 @@ class Version:
     may_be_prompt : whether what answers knows calls that need no task; see `executors/prompt.py`.
     ready : whether it takes calls; a version that is being loaded does not.
     info, headers : what was last learned of it, and what every answer of it says about it.
+    tallies : what counts the calls of its methods.
     calls : how many hold it.
     closed : set once it was removed and its last call has ended.
     """
@@ -47,10 +49,11 @@ class Version:
         self.name, _, self.version = address.partition("@")
         self.model = model
         self.executor = model.executor
-        self.may_be_prompt = hasattr(self.executor, "is_prompt")
+        self.may_be_prompt = hasattr(self.executor, "prompt")
         self.ready = ready
         self.info: ModelInfo | None = None
         self.headers: Headers = self.described_by("")
+        self.tallies: dict[str, Tally] = {}
         self.calls = 0
         self.removed = False
         self.closed = threading.Event()

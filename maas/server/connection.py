@@ -41,6 +41,8 @@ log = logging.getLogger("maas.server")
 PIPELINED = 64 * 2**10
 SURPLUS = 64  # connections above the most that still hear "429" rather than a reset
 FAILED = "the server failed; its own log tells why"
+_WHOLE = frozenset({tuple, list})
+"""Bodies that are all there; others come in frames."""
 
 
 class Shared:
@@ -65,18 +67,6 @@ class Shared:
         self.draining = False  # replies say that they are the last
         self.closing = False  # nobody is accepted any more; what lies idle is closed
         self.emptied = asyncio.Event()
-
-    def hold(self, count: int) -> None:
-        """Charge bytes of request bodies before they are allocated.
-
-        Raises
-        ------
-        Refusal
-            The server holds as many as it may.
-        """
-        if self.held + count > self.patience.bodies:
-            raise Refusal(429, "the server holds too many request bodies; try again later")
-        self.held += count
 
 
 _NONE = Admission(0)
@@ -170,7 +160,8 @@ class Connection(asyncio.BufferedProtocol):
                 return cast("Sized", self._body).room()
             except Refusal as refusal:
                 self._refuse(refusal.status, refusal.detail)
-        return self._shared.scratch[: PIPELINED - len(self._inbox)]
+        scratch = self._shared.scratch
+        return scratch[: PIPELINED - len(self._inbox)] if self._inbox else scratch
 
     def buffer_updated(self, nbytes: int) -> None:
         """Go on with what came."""
@@ -187,12 +178,15 @@ class Connection(asyncio.BufferedProtocol):
             if self._stage is Stage.IDLE:
                 self._enter(Stage.HEAD, self._shared.patience.header)
             if self._stage is Stage.HEAD:
-                self._read_head()
+                opening = self._reader.read(self._inbox)
+                if opening is not None:
+                    self._admit(opening)
             elif self._stage is Stage.CHUNKS:
                 self._read_chunks(cast("Chunked", self._body))
         except Refusal as refusal:
             self._refuse(refusal.status, refusal.detail)
-        self._pace()
+        if self._paused or len(self._inbox) >= PIPELINED:
+            self._pace()
 
     def _pace(self) -> None:
         """Stop reading while too much waits behind the request in hand."""
@@ -203,18 +197,13 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.resume_reading()
         self._paused = full
 
-    def _read_head(self) -> None:
-        opening = self._reader.read(self._inbox)
-        if opening is not None:
-            self._opening = opening
-            self._closes = opening.closes
-            self._admit(opening)
-
     def _read_chunks(self, body: Chunked) -> None:
         if body.take(self._inbox):
             self._ask(body.data)
 
     def _admit(self, opening: Opening) -> None:
+        self._opening = opening
+        self._closes = opening.closes
         try:
             admission = self._shared.front.admit(opening.head)
         except Exception:
@@ -222,11 +211,18 @@ class Connection(asyncio.BufferedProtocol):
             admission = problem(500, FAILED)
         if isinstance(admission, Response):
             self._turn_away(admission)
+            return
+        self._admission = admission
+        length, inbox = opening.length, self._inbox
+        if length is not None and length > admission.body_cap:
+            raise Refusal(413, f"the body is larger than {admission.body_cap} bytes")
+        if length is not None and length <= len(inbox):
+            self._hold(length)
+            body = inbox[:length]
+            del inbox[:length]
+            self._ask(body)
         else:
-            self._admission = admission
-            if opening.length is not None and opening.length > admission.body_cap:
-                raise Refusal(413, f"the body is larger than {admission.body_cap} bytes")
-            self._receive(opening, admission.body_cap)
+            self._begin_body(opening, admission.body_cap)
 
     def _turn_away(self, response: Response) -> None:
         length = self._opening.length
@@ -236,19 +232,6 @@ class Connection(asyncio.BufferedProtocol):
             del self._inbox[:length]
         self._stage = Stage.ANSWER
         self._give(response)
-
-    def _receive(self, opening: Opening, cap: int) -> None:
-        length = opening.length
-        if length is not None and length <= len(self._inbox):
-            self._ask(self._take_whole(length))
-        else:
-            self._begin_body(opening, cap)
-
-    def _take_whole(self, length: int) -> bytearray:
-        self._hold(length)
-        data = self._inbox[:length]
-        del self._inbox[:length]
-        return data
 
     def _begin_body(self, opening: Opening, cap: int) -> None:
         body: Sized | Chunked
@@ -264,7 +247,17 @@ class Connection(asyncio.BufferedProtocol):
             self._outlet.write(CONTINUE)
 
     def _hold(self, count: int) -> None:
-        self._shared.hold(count)
+        """Charge bytes of the body before they are allocated.
+
+        Raises
+        ------
+        Refusal
+            The server holds as many as it may.
+        """
+        shared = self._shared
+        if shared.held + count > shared.patience.bodies:
+            raise Refusal(429, "the server holds too many request bodies; try again later")
+        shared.held += count
         self._held += count
 
     def _release(self) -> None:
@@ -302,28 +295,27 @@ class Connection(asyncio.BufferedProtocol):
         """Send what can be sent without waiting; most replies can."""
         self._task = None
         self._computing = False
-        if not isinstance(response.body, Sequence) or size(response.body) > JOINED:
+        body: Any = response.body
+        if type(body) not in _WHOLE or size(body) > JOINED:
             self._start(self._reply(response))
             return
-        self._release()
+        shared, outlet = self._shared, self._outlet
+        shared.held -= self._held
+        self._held = 0
         if self._transport.is_closing():
             return  # the peer left before its reply was out
-        self._closes = self._closes or self._shared.draining
+        self._closes = closes = self._closes or shared.draining
         try:
-            self._write(response)
+            bodiless = self._opening.head.method == "HEAD"
+            outlet.write(b"".join(whole(response, close=closes, bodiless=bodiless)))
         except ValueError:
             log.exception("a reply broke off")
             self._transport.abort()
             return
-        if self._outlet.full:
-            self._start(self._outlet.emptied())
+        if outlet.full:
+            self._start(outlet.emptied())
         else:
             self._go_on()
-
-    def _write(self, response: Response) -> None:
-        bodiless = self._opening.head.method == "HEAD"
-        buffers = whole(response, close=self._closes, bodiless=bodiless)
-        self._outlet.write(b"".join(buffers))
 
     async def _exchange(self, answer: Awaitable[Response]) -> None:
         try:

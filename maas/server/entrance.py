@@ -6,18 +6,21 @@ nobody anything but its head.
 
 import re
 from functools import lru_cache
-from typing import Protocol
+from typing import Protocol, cast
+
+import attrs
 
 from maas.calls import CALL
 from maas.errors import CodecError, Error, NotFound, Unsupported
 from maas.executors.base import ADDRESS
 from maas.http import MSGPACK, header
+from maas.limits import Limits
 from maas.records import frozen
 from maas.server import head_fields
 from maas.server.admission import Quotas, Slots
 from maas.server.catalogue import Catalogue, Version
 from maas.server.forms import JSON, Route
-from maas.server.front import Head
+from maas.server.front import Admission, Head
 from maas.server.guard import Caller, Guard, Key
 
 __all__ = ["Entrance", "granted", "is_reserved"]
@@ -31,30 +34,24 @@ class _House(Protocol):
 
     catalogue: Catalogue
     guard: Guard
+    limits: Limits
     hosts: frozenset[str] | None
 
 
 @frozen
 class _Cleared:
-    """Who asked by this head, and for what; true while these keys hold and no address changes."""
+    """What a head may have; true while these keys hold and no address changes.
 
-    caller: Caller
-    version: Version
+    `timeout` is what its sender will wait, as the head says it: each time until another deadline.
+    """
+
     keys: tuple[Key, ...] | None
     changes: int
-
-
-@frozen
-class _Asked:
-    """What a call's head says, whoever sends it and whenever: read once for all that repeat it."""
-
-    authorization: str | None
-    model: str
-    method: str
-    packed: bool
+    caller: Caller
+    slots: Slots
+    metered: bool
     timeout: str | None
-    key: str | None
-    trace: str | None
+    admission: Admission
 
 
 class Entrance:
@@ -70,33 +67,46 @@ class Entrance:
     def __init__(self, house: _House, quotas: Quotas, max_pending: int) -> None:
         self.quotas = quotas
         self._house = house
+        self._guard = house.guard
         self._catalogue = house.catalogue
         self._max_pending = max_pending
         self._slots: dict[str, Slots] = {}
 
-    def route(self, head: Head) -> Route:
-        """What the head asks for.
+    def admit(self, head: Head) -> Admission:
+        """Leave for what the head asks; a page is asked without a body.
 
         Raises
         ------
         Error
             It may not have it.
         """
-        self.check_host(head)
-        asked: _Asked | None = head.memory.get("asked")
-        if asked is not None:
-            return self._call_route(head, asked.authorization, asked.model, asked.method)
-        first, second = _segments(head.path)
-        if first in ("healthz", "readyz"):
-            if second:
-                raise NotFound(f"nothing is at {head.path!r:.80}")
-            return Route(_ANYONE, page=first)
-        authorization = head_fields.only(head, "authorization")
-        if second == "readyz" or head.method != "POST":
-            return self._page_route(head, self._house.guard.admit(authorization), first, second)
-        return self._call_route(head, authorization, first, second or CALL)
+        known: _Cleared | None = head.memory.get("cleared")
+        keys, changes = self._guard.keys, self._catalogue.changes
+        if known is None or known.keys is not keys or known.changes != changes:
+            self.check_host(head)
+            first, second = _segments(head.path)
+            if first in ("healthz", "readyz"):
+                if second:
+                    raise NotFound(f"nothing is at {head.path!r:.80}")
+                return Admission(0, Route(_ANYONE, page=first))
+            caller = self._guard.admit(head_fields.only(head, "authorization"))
+            if second == "readyz" or head.method != "POST":
+                return Admission(0, self._page(head, caller, first, second))
+            known = self._cleared(head, caller, first, second or CALL, (keys, changes))
+            head.memory["cleared"] = known
+        known.slots.check(known.caller.id)
+        if known.timeout is None and not known.metered:
+            return known.admission
+        return self._once(known)
 
-    def _page_route(self, head: Head, caller: Caller, first: str, second: str) -> Route:
+    def _once(self, known: _Cleared) -> Admission:
+        """Leave that one request has, since it is counted or has a deadline of its own."""
+        caller, admission, route = known.caller, known.admission, known.admission.route
+        self.quotas.charge(caller.id, caller.quota, "requests", 1)
+        deadline = head_fields.deadline(known.timeout)
+        return Admission(admission.body_cap, attrs.evolve(cast("Route", route), deadline=deadline))
+
+    def _page(self, head: Head, caller: Caller, first: str, second: str) -> Route:
         if second == "readyz":
             self.check_seen(caller, first)
             return Route(caller, model=first, page="readyz")
@@ -116,34 +126,39 @@ class Entrance:
             base=_base(head),
         )
 
-    def _call_route(self, head: Head, authorization: str | None, model: str, method: str) -> Route:
-        cleared = self._cleared(head, authorization, model, method)
-        asked = head.memory.get("asked")
-        if asked is None:
-            asked = head.memory["asked"] = _asked(head, authorization, model, method)
-        self.check_room(cleared.caller, cleared.version)
-        return Route(
-            cleared.caller,
+    def _cleared(
+        self,
+        head: Head,
+        caller: Caller,
+        model: str,
+        method: str,
+        at: tuple[tuple[Key, ...] | None, int],
+    ) -> _Cleared:
+        version = self.check_callable(caller, model, method)
+        content = (header(head.headers, "content-type") or "").partition(";")[0].strip().lower()
+        packed = content in _MSGPACK
+        if not packed and content != JSON:
+            raise UnknownContent(
+                f"content type {content!r:.60}; this server reads {MSGPACK} and {JSON}"
+            )
+        timeout = header(head.headers, "maas-timeout")
+        head_fields.deadline(timeout)
+        key = head_fields.key(head_fields.only(head, "idempotency-key"))
+        slots, metered = self.slots(version.name), self.quotas.bind(caller.quota)
+        route = Route(
+            caller,
             model,
             method,
-            packed=asked.packed,
-            deadline=head_fields.deadline(asked.timeout),
-            key=asked.key,
-            trace=asked.trace,
-            version=cleared.version,
+            packed=packed,
+            key=key,
+            trace=header(head.headers, "traceparent"),
+            version=version,
+            slots=slots,
+            metered=metered,
+            may_be_prompt=packed and key is None and not is_reserved(method),
         )
-
-    def _cleared(self, head: Head, authorization: str | None, model: str, method: str) -> _Cleared:
-        """Who asks and for what, if he may; found out again only once it may have changed."""
-        guard = self._house.guard
-        keys, changes = guard.keys, self._catalogue.changes
-        known: _Cleared | None = head.memory.get("cleared")
-        if known is not None and known.keys is keys and known.changes == changes:
-            return known
-        caller = guard.admit(authorization)
-        version = self.check_callable(caller, model, method)
-        found = head.memory["cleared"] = _Cleared(caller, version, keys, changes)
-        return found
+        admission = Admission(self._house.limits.body, route)
+        return _Cleared(*at, caller, slots, metered, timeout, admission)
 
     def check_host(self, head: Head) -> None:
         """Refuses a host that is not this server's."""
@@ -228,20 +243,6 @@ class Misdirected(Error):
 
 
 _ANYONE = Caller("anyone", frozenset())
-
-
-def _asked(head: Head, authorization: str | None, model: str, method: str) -> _Asked:
-    content = (header(head.headers, "content-type") or "").partition(";")[0].strip().lower()
-    packed = content in _MSGPACK
-    if not packed and content != JSON:
-        raise UnknownContent(
-            f"content type {content!r:.60}; this server reads {MSGPACK} and {JSON}"
-        )
-    timeout = header(head.headers, "maas-timeout")
-    head_fields.deadline(timeout)
-    key = head_fields.key(head_fields.only(head, "idempotency-key"))
-    trace = header(head.headers, "traceparent")
-    return _Asked(authorization, model, method, packed, timeout, key, trace)
 
 
 @lru_cache(256)

@@ -16,7 +16,7 @@ from maas.errors import CodecError, Error, InternalError, NotFound, NotReady, Ov
 from maas.executors.base import ModelInfo, Stream, no_method
 from maas.failures import REMOTE_TRACEBACK
 from maas.http import MSGPACK, PROBLEM, Headers, Response
-from maas.likeness import Reader
+from maas.likeness import AnswerWriter, Reader
 from maas.limits import Limits
 from maas.records import frozen
 from maas.server import json_form
@@ -45,7 +45,9 @@ LINES = "application/x-ndjson"
 class Route:
     """What a request's head decided: who asks what of which model, and in which form.
 
-    `version` is what the model's address meant when it was decided that the caller may ask it.
+    `version` is what the model's address meant when it was decided that the caller may ask it, and
+    `slots` are that model's. `metered`: a quota is to be charged. `may_be_prompt`: a model is
+    asked, and no service, with no key to keep the answer by.
     """
 
     caller: Caller
@@ -60,6 +62,9 @@ class Route:
     key: str | None = None
     trace: str | None = None
     version: object = None
+    slots: object = None
+    metered: bool = True
+    may_be_prompt: bool = False
 
 
 class Serving(Protocol):
@@ -68,6 +73,7 @@ class Serving(Protocol):
     limits: Limits
     tracebacks: bool
     reader: Reader
+    writer: AnswerWriter
 
 
 class Served(Protocol):
@@ -122,17 +128,14 @@ class Packed:
     def read(self, body: bytearray) -> Call:
         """The call that the message holds."""
         route = self.route
-        call = self._serving.reader.read(body, model=route.model, method=route.method)
-        if not isinstance(call, Call):
-            raise CodecError("this address takes a call, and another kind of message came")
-        return call
+        return self._serving.reader.read(body, model=route.model, method=route.method)
 
     def answer(self, answer: Any) -> Response:
         """The answer, whole."""
         if isinstance(answer, Failure):
             return self.failure(answer.error, answer.rng)
         try:
-            return Response(200, self._headers, wire.encode(answer, self._limits))
+            return Response(200, self._headers, self._serving.writer.write(answer))
         except CodecError as error:
             return self.failure(error)
 

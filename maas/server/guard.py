@@ -21,7 +21,7 @@ import logging
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 
@@ -101,10 +101,6 @@ class Caller:
         )
 
 
-class _Keys(Protocol):
-    def __call__(self) -> tuple[Key, ...]: ...
-
-
 class Guard:
     """Lets callers in.
 
@@ -135,7 +131,8 @@ class Guard:
         NotReady
             The key file cannot be read.
         """
-        return None if self._keys is None else self._keys()
+        keys = self._keys
+        return keys() if isinstance(keys, _KeyFile) else keys
 
     def admit(self, authorization: str | None) -> Caller:
         """The caller that the `Authorization` header proves.
@@ -157,7 +154,7 @@ class Guard:
             )
         digest = hashlib.sha256(text.strip().encode()).digest()
         found = None
-        for key in self._keys():
+        for key in self.keys or ():
             # No early end: the time taken must not tell how many keys were tried.
             if hmac.compare_digest(key.digest, digest):
                 found = key
@@ -173,7 +170,9 @@ def _grants(allow: Iterable[str]) -> frozenset[str]:
     return given
 
 
-def _source(auth: "str | Iterable[str] | Path | None", allow: frozenset[str]) -> _Keys | None:
+def _source(
+    auth: "str | Iterable[str] | Path | None", allow: frozenset[str]
+) -> "tuple[Key, ...] | _KeyFile | None":
     if auth is None:
         return None
     if isinstance(auth, Path):
@@ -185,8 +184,7 @@ def _source(auth: "str | Iterable[str] | Path | None", allow: frozenset[str]) ->
         )
     if any(str(text) != str(text).strip() for text in texts):
         raise ValueError("a key begins or ends with white space, which HTTP drops; strip() it")
-    keys = tuple(Key.of(f"key-{index}", str(text), allow) for index, text in enumerate(texts))
-    return lambda: keys
+    return tuple(Key.of(f"key-{index}", str(text), allow) for index, text in enumerate(texts))
 
 
 class _KeyFile:

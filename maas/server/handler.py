@@ -14,7 +14,6 @@ model, and nothing here knows whether the executor behind it is local or a gatew
 Where a model stands, one of its versions may stand as well: `net@v2`.
 """
 
-import asyncio
 from collections.abc import Awaitable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from maas.calls import Call
 from maas.errors import Error, NotFound, NotReady
 from maas.executors.base import ModelInfo
 from maas.http import Response
-from maas.likeness import Reader
+from maas.likeness import AnswerWriter, Reader
 from maas.limits import Leases, Limits
 from maas.model import Model
 from maas.server.admission import MAX_PENDING, Quotas
@@ -88,6 +87,7 @@ class Handler:
         self.guard = Guard(auth, allow)
         self.limits = limits or Limits()
         self.reader = Reader(self.limits)
+        self.writer = AnswerWriter(self.limits)
         self.hosts = hosts
         self.tracebacks = tracebacks
         self.metrics = Metrics()
@@ -136,7 +136,10 @@ class Handler:
         if is_under(head.path):
             return self._inference.admit(head)
         try:
-            route = self.entrance.route(head)
+            admission = self.entrance.admit(head)
+            route: Any = admission.route
+            if not route.page:
+                return admission
             if route.page == "healthz":
                 return self._health()
             if route.page == "readyz" and not route.model:
@@ -144,7 +147,7 @@ class Handler:
         except Error as error:
             refused(head, error, self.tally, self.metrics)
             return problem(error)
-        return Admission(0 if route.page else self.limits.body, route)
+        return admission
 
     # Answers that need no model.
 
@@ -198,12 +201,8 @@ class Handler:
         route: Any = admission.route
         if isinstance(route, InferenceRoute):
             return self._inference.answer(route, body)
-        if route.page:
-            return self._page(route, Packed(self, route) if route.packed else Plain(self, route))
-        if not route.packed:
-            return self.converse(Plain(self, route), body)
-        loop = asyncio.get_running_loop()
-        found = self._prompt.answer(Packed(self, route), body, loop) if self._on_loop else None
-        if found is None or isinstance(found, Call):
-            return self.converse(Packed(self, route), body, found)
-        return found
+        found = self._prompt.answer(route, body) if route.may_be_prompt and self._on_loop else None
+        if not (found is None or isinstance(found, Call)):
+            return found
+        form = Packed(self, route) if route.packed else Plain(self, route)
+        return self._page(route, form) if route.page else self.converse(form, body, found)

@@ -64,9 +64,9 @@ class Observation:
         self.over = False
         """A stream's model has given its last."""
 
-    def asks(self, call: Call) -> Call:
+    def asks(self, call: Call, tally: Tally | None = None) -> Call:
         """The call is about to be asked; the call as part of the trace it came with."""
-        self._active = self._find(self._route.model, self._route.method)
+        self._active = tally or self._find(self._route.model, self._route.method)
         self._active.active += 1
         # A header may have been written anew by what stands between; the message is the client's.
         trace = self._trace or call.context.trace
@@ -131,6 +131,19 @@ class Observation:
             return response
         watched = _Body(body, self, response.status)  # type: ignore[arg-type]
         return Response(response.status, response.headers, watched)
+
+    def served(self, info: Info, sent: int, *, on_loop: bool) -> None:
+        """A call that was asked has its answer, whole, from this process: all is over."""
+        self._closed = True
+        self._info = info
+        tally, now = self._active, self._metrics.clock()
+        assert tally is not None  # noqa: S101 - it was asked
+        seconds = now - self._began
+        tally.served(info, now, seconds, self._received, sent, on_loop=on_loop)
+        if self._hop is not tracing.NO_HOP:
+            self._end_hop(200)
+        if access.wanted():
+            self._tell(200, seconds, sent)
 
     def withdraws(self) -> None:
         """The call is asked in another way, and counted there."""

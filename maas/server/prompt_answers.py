@@ -4,21 +4,25 @@ The way is that of `answering.py`: the same checks, quotas, slots and counts. Wh
 all calls are (a key, gradients, a stream, a model elsewhere, a long one) goes that way instead.
 """
 
+import asyncio
 from functools import partial
 from typing import Any, Protocol
 
 from maas.calls import Call, Result
 from maas.executors.prompt import Prompt
 from maas.http import Response
+from maas.likeness import AnswerWriter, Reader
+from maas.limits import Limits
 from maas.server.admission import Slots, rows_of
 from maas.server.answering import presentable
 from maas.server.catalogue import Catalogue, Version
-from maas.server.entrance import Entrance, is_reserved
-from maas.server.forms import Packed
+from maas.server.entrance import Entrance
+from maas.server.forms import Packed, Route
 from maas.server.front import Pending
 from maas.server.guard import Guard
 from maas.server.metrics import Metrics, Tally
 from maas.server.observation import Observation
+from maas.server.replies import size
 from maas.wire import Failure
 
 __all__ = ["PromptAnswers"]
@@ -31,6 +35,10 @@ class _House(Protocol):
     guard: Guard
     metrics: Metrics
     entrance: Entrance
+    limits: Limits
+    tracebacks: bool
+    reader: Reader
+    writer: AnswerWriter
 
     def tally(self, address: str, method: str) -> Tally:
         """What counts the calls of this method of a model."""
@@ -42,119 +50,117 @@ class PromptAnswers:
     def __init__(self, house: _House) -> None:
         self._house = house
         self._entrance = house.entrance
-        self._catalogue = house.catalogue
 
-    def answer(self, form: Packed, body: bytearray, loop: Any) -> Response | Pending | Call | None:
+    def answer(self, route: Route, body: bytearray) -> Response | Pending | Call | None:
         """The response, or one that will come; else the call if it was read, to be asked otherwise.
 
         A call that was read has been charged for.
         """
-        route = form.route
-        version = self._catalogue.find(route.model)
-        if version is None or version.info is None or not version.may_be_prompt:
-            return None
-        if route.key is not None or is_reserved(route.method):
-            return None
-        seen = Observation(self._house.metrics, self._house.tally, route, len(body))
-        turn: _Turn | None = None
+        house = self._house
+        turn = _Turn(house, route, len(body))
         try:
-            version = form.served = self._entrance.entered(route)
-            turn = _Turn(self._catalogue, version, form, seen)
+            version = turn.enters(self._entrance.entered(route))
+            if version.info is None or not version.may_be_prompt:
+                turn.leave()
+                return None
             caller = route.caller
-            self._entrance.quotas.charge(caller.id, caller.quota, "bytes", len(body))
-            call = form.read(body)
-            self._entrance.charge_rows(caller, rows_of(call))
-            if call.leaves or call.context.key is not None or not _is_prompt(version, call):
+            if route.metered:
+                self._entrance.quotas.charge(caller.id, caller.quota, "bytes", len(body))
+            # Without keys there is one caller, whose calls need no turns.
+            name = caller.id if house.guard.locked else ""
+            call = house.reader.read(body, model=route.model, method=route.method, caller=name)
+            if route.metered:
+                self._entrance.charge_rows(caller, rows_of(call))
+            if call.leaves or call.context.key is not None:
                 turn.leave()
                 return call
-            return self._asked(turn, version, seen.asks(call), loop) or call
+            return self._asked(turn, version, call)
         except Exception as error:  # noqa: BLE001 - a fault of this server must not end it
-            if turn is not None:
-                turn.leave()
-            return seen.answers(form.failure(seen.fails(presentable(error))))
+            turn.leave()
+            return turn.failed(presentable(error))
 
-    def _asked(
-        self, turn: "_Turn", version: Version, call: Call, loop: Any
-    ) -> Response | Pending | None:
-        caller = turn.form.route.caller.id
-        if self._house.guard.locked:
-            call = Call(
-                call.model,
-                call.method,
-                call.args,
-                call.kwargs,
-                call.context,
-                owned=call.owned,
-                caller=caller,
-                likeness=call.likeness,
-            )
-        slots = self._entrance.slots(version.name)
-        slots.enter(caller)
-        turn.holds(slots, caller)
-        turn.prompt = Prompt(turn.give, loop)
-        if not version.executor.prompt(call, turn.prompt):  # type: ignore[attr-defined]
+    def _asked(self, turn: "_Turn", version: Version, call: Call) -> Response | Pending | Call:
+        route, method = turn.route, call.method
+        tally = version.tallies.get(method)
+        if tally is None:
+            tally = self._house.tally(route.model, method)
+            if method in version.known.methods:  # else it is one for all that are not known
+                version.tallies[method] = tally
+        asked = turn.seen.asks(call, tally)
+        slots: Any = route.slots
+        turn.holds(slots if version is route.version else self._entrance.slots(version.name))
+        turn.prompt = Prompt(turn.give, asyncio.get_running_loop())
+        if not version.executor.prompt(asked, turn.prompt):  # type: ignore[attr-defined]
             turn.leave()
             turn.seen.withdraws()
-            return None
+            return call
         return turn if turn.response is None else turn.response
-
-
-def _is_prompt(version: Version, call: Call) -> bool:
-    asked: Any = version.executor
-    return asked.is_prompt(call)  # type: ignore[no-any-return]
 
 
 class _Turn(Pending):
     """One such call, from its reading to its answer."""
 
-    __slots__ = (
-        "_caller", "_catalogue", "_slots", "_version", "form", "prompt", "response", "seen"
-    )  # fmt: skip
+    __slots__ = ("_held", "_house", "_slots", "prompt", "response", "route", "seen", "served")
 
-    def __init__(
-        self, catalogue: Catalogue, version: Version, form: Packed, seen: Observation
-    ) -> None:
-        super().__init__()
-        self._catalogue = catalogue
-        self._version: Version | None = version
+    def __init__(self, house: _House, route: Route, received: int) -> None:
+        self.then = None
+        self._house = house
+        self._held = False
         self._slots: Slots | None = None
-        self._caller = ""
-        self.form = form
-        self.seen = seen
+        self.route = route
+        self.seen = Observation(house.metrics, house.tally, route, received)
         self.prompt: Prompt | None = None
         self.response: Response | None = None
+        self.served: Version | None = None
 
-    def holds(self, slots: Slots, caller: str) -> None:
-        """A slot was taken, to be given back after `leave`."""
+    def enters(self, version: Version) -> Version:
+        """The version is held, until `leave`."""
+        self._held = True
+        self.served = version
+        return version
+
+    def holds(self, slots: Slots) -> None:
+        """Takes a slot, to be given back after `leave`; raises `Overloaded` where there is none."""
+        slots.enter(self.route.caller.id)
         self._slots = slots
-        self._caller = caller
 
     def leave(self) -> None:
         """Lets go of the version; and of the slot, once the work has ended."""
-        version, self._version = self._version, None
-        if version is not None:
-            self._catalogue.leave(version)
+        if self._held and self.served is not None:
+            self._held = False
+            self._house.catalogue.leave(self.served)
         slots, self._slots = self._slots, None
         if slots is None:
             return
         if self.prompt is None or not self.prompt.runs:
-            slots.leave(self._caller)
+            slots.leave(self.route.caller.id)
         else:
-            self.prompt.when_ended(partial(slots.leave, self._caller))
+            self.prompt.when_ended(partial(slots.leave, self.route.caller.id))
 
     def give(self, answer: Result | Failure) -> None:
         """The answer is there."""
         self.leave()
+        on_loop = self.prompt is not None and self.prompt.on_loop
         try:
-            self.seen.ran(answer, on_loop=self.prompt is not None and self.prompt.on_loop)
-            response = self.form.answer(answer)
+            if type(answer) is Result:
+                body, served = self._house.writer.write(answer), self.served
+                response = Response(200, () if served is None else served.headers, body)
+                self.seen.served(answer.info, size(body), on_loop=on_loop)
+            else:
+                self.seen.ran(answer, on_loop=on_loop)
+                response = self.failed(answer.error, answer.rng)  # type: ignore[union-attr]
         except Exception as error:  # noqa: BLE001 - as in `answer`
-            response = self.form.failure(self.seen.fails(presentable(error)))
-        response = self.seen.answers(response)
+            response = self.failed(presentable(error))
         if self.then is None:
             self.response = response
         else:
             self.then(response)
+
+    def failed(self, error: Exception, rng: bytes | None = None) -> Response:
+        """The response that says so."""
+        form = Packed(self._house, self.route)
+        form.served = self.served
+        return self.seen.answers(form.failure(self.seen.fails(error), rng))
 
     def cancel(self) -> None:
         """The caller has left."""

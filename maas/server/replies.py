@@ -47,10 +47,12 @@ def _start(status: int, headers: Headers, close: bool) -> bytes:
 
 def whole(response: Response, *, close: bool, bodiless: bool = False) -> list[Buffer]:
     """A reply whose body is all there, to be sent one buffer after the other."""
-    body = cast("Sequence[Buffer]", response.body)
-    framing = f"content-length: {size(body)}"
-    start: Buffer = head(response.status, response.headers, framing=framing, close=close)
-    return [start] if bodiless or response.status in _BODILESS else [start, *body]
+    body, status = cast("Sequence[Buffer]", response.body), response.status
+    lines = _start(status, response.headers, close)
+    if status in _BODILESS:
+        return [lines + b"\r\n"]
+    start = b"%bcontent-length: %d\r\n\r\n" % (lines, size(body))
+    return [start] if bodiless else [start, *body]
 
 
 def _encode(lines: list[str]) -> bytes:

@@ -31,6 +31,7 @@ __all__ = [
     "pad",
     "parts",
     "placed",
+    "plain",
     "restore",
     "shuffled",
     "span",
@@ -120,6 +121,12 @@ def contents(array: np.ndarray[Any, Any], _flags: Sequence[str]) -> memoryview:
         return memoryview(b"")
     flat = np.ascontiguousarray(array).reshape(-1)
     return flat.view(np.uint8).data
+
+
+def plain(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | None:
+    """The array, if dtype and shape are all that is to be said of it; else None."""
+    known = array.dtype in _NAMES and array.dtype.kind != "c"
+    return array if known and array.size and array.flags.c_contiguous else None
 
 
 def restore(

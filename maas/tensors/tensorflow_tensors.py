@@ -30,6 +30,7 @@ __all__ = [
     "pad",
     "parts",
     "placed",
+    "plain",
     "restore",
     "shuffled",
     "span",
@@ -101,6 +102,10 @@ def contiguous(tensor: Any) -> Any:
 def contents(tensor: Any, _flags: Sequence[str]) -> memoryview:
     """The elements' bytes, to be read only: a CPU tensor's own memory, else a copy."""
     return numpy_arrays.contents(_seen(tensor), ()).toreadonly()
+
+
+def plain(_tensor: Any) -> None:
+    """None: what NumPy is shown of it is a copy, or may not be written to."""
 
 
 def restore(dtype: str, shape: Sequence[int], _flags: Sequence[str], data: memoryview) -> Any:

@@ -29,6 +29,7 @@ __all__ = [
     "pad",
     "parts",
     "placed",
+    "plain",
     "restore",
     "shuffled",
     "span",
@@ -147,10 +148,26 @@ def contents(tensor: torch.Tensor, flags: Sequence[str]) -> memoryview:
     return flat.view(torch.uint8).numpy().data
 
 
+def plain(tensor: torch.Tensor) -> np.ndarray[Any, Any] | None:
+    """The tensor as NumPy has it, if dtype and shape are all that is to be said of it; else None.
+
+    One call into torch tells: NumPy has no devices, graphs, conjugate views and other layouts.
+    """
+    if tensor.dtype not in _SHARED:
+        return None
+    try:
+        seen: np.ndarray[Any, Any] = tensor.numpy()
+    except (RuntimeError, TypeError):
+        return None
+    return seen if seen.size and seen.flags.c_contiguous else None
+
+
 def restore(
     dtype: str, shape: Sequence[int], flags: Sequence[str], data: memoryview
 ) -> torch.Tensor:
     """A tensor over `data`, uncopied; a leaf that requires grad where the flag says so."""
+    if not (flags or dtype in _VIEWED or torch.is_inference_mode_enabled()):
+        return torch.from_numpy(np.ndarray(shape, _CARRIERS[dtype], data))
     if torch.is_inference_mode_enabled():
         # What is made in it can never enter autograd, and an executor here gives no such tensors.
         with torch.inference_mode(mode=False):

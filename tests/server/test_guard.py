@@ -125,7 +125,7 @@ def test_a_guard_holds_no_key():
     """Neither the key's text nor its hash can be read off a guard's parts."""
     guard = Guard("hunter2")
     digest = hashlib.sha256(b"hunter2").digest()
-    (key,) = guard._keys()
+    (key,) = guard.keys
     shown = f"{guard!r} {vars(guard)!r} {key!r} {guard.admit(bearer('hunter2'))!r}"
     assert "hunter2" not in shown
     assert repr(digest) not in shown
