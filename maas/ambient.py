@@ -105,17 +105,24 @@ def transforming() -> bool:
     return _loaded is not None and _loaded._C._are_functorch_transforms_active()
 
 
-@contextlib.contextmanager
-def applied(context: Context) -> Iterator[None]:
-    """Puts grad mode and autocast of `context` in force on this thread.
+def applied(context: Context) -> contextlib.AbstractContextManager[Any]:
+    """Puts grad mode and autocast of `context` in force on this thread; to be entered at once.
 
     Inference mode never is: its tensors could not enter autograd later, and no
     remote model could give them.
     """
     torch = _torch()
     if torch is None:
-        yield
-        return
+        return contextlib.nullcontext()
+    if torch.is_inference_mode_enabled() or _casts() or context.autocast:
+        return _all_applied(torch, context)
+    # As in nearly all calls: three functions, where all that could differ takes forty.
+    grad_mode: contextlib.AbstractContextManager[Any] = torch.set_grad_enabled(context.grad)
+    return grad_mode
+
+
+@contextlib.contextmanager
+def _all_applied(torch: Any, context: Context) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode(mode=False))
         stack.enter_context(torch.set_grad_enabled(context.grad))

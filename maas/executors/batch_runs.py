@@ -78,9 +78,14 @@ class Runs:
     Parameters
     ----------
     inner : what runs the model.
+
+    Attributes
+    ----------
+    held : whoever runs has seen to it by `inner.hold` that no run need wait.
     """
 
     def __init__(self, inner: LocalExecutor) -> None:
+        self.held = False
         self._inner = inner
         self._lock = threading.Lock()
         self._forms: OrderedDict[Hashable, Verdict] = OrderedDict()
@@ -126,12 +131,15 @@ class Runs:
 
     def _alone(self, entry: Waiting, *, note: str = "") -> Result | Failure:
         """Runs a call as if nothing stood here, and settles its job."""
-        asked: Asked = entry.work
-        queued = time.monotonic() - entry.arrived
-        answer = self._inner.execute(asked.call, asked.rule.method, queued)
+        answer = self.alone(entry.work, time.monotonic() - entry.arrived, note=note)
+        entry.work.settle(answer)
+        return answer
+
+    def alone(self, asked: Asked, queued: float, *, note: str = "") -> Result | Failure:
+        """Runs a call as if nothing stood here, after so many seconds in the queue."""
+        answer = self._inner.execute(asked.call, asked.rule.method, queued, held=self.held)
         if note and isinstance(answer, Result):
             answer = Result(answer.value, attrs.evolve(answer.info, note=note), answer.rng)
-        asked.settle(answer)
         return answer
 
     def _together(self, entries: Sequence[Waiting], size: _Size) -> None:
@@ -165,7 +173,7 @@ class Runs:
         try:
             args, kwargs = gathered(plans, size)
             call = Call(first.call.model, first.call.method, args, kwargs, context, owned=True)
-            answer = self._inner.execute(call, first.rule.method, 0.0)
+            answer = self._inner.execute(call, first.rule.method, 0.0, held=self.held)
             if isinstance(answer, Failure):
                 return answer
             parts = scattered(answer.value, plans, size, first.rule.axes.returns)

@@ -10,7 +10,7 @@ never are, and go straight to the model.
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -358,13 +358,16 @@ class BatchingExecutor:
             if not self._queue.claim(now):
                 return False
         self._gathering.ran_alone()
-        ran = self._run_here([self._entry(asked, None, now)], place)
+        ran = self._run_here(asked, place, partial(self._answer, asked, form.verdict.alone))
         with self._lock:
             if not ran:
                 self._queue.done(time.monotonic())
             if self._queue.calls:
                 self._wake(self.inner.pool("batches", 1))
         return ran
+
+    def _answer(self, asked: Asked, note: str) -> None:
+        asked.job.settle(self.runs.alone(asked, 0.0, note=note))
 
     # Out: one thread or one loop takes what waits while there is work, nobody while there is none.
 
@@ -481,7 +484,8 @@ class BatchingExecutor:
     def _run_or_pass_on(self, batch: list[Waiting], loop: Any) -> None:
         form = batch[0].bucket
         place = form.place(rows_in(batch), len(batch)) if type(form) is _Form else None
-        ran = place is not None and self._run_here(batch, place)
+        run = partial(self.runs.answer, batch)
+        ran = place is not None and self._run_here(batch[0].work, place, run)
         with self._lock:
             if not ran:
                 self._put(self.inner.pool("batches", 1), batch)
@@ -490,18 +494,19 @@ class BatchingExecutor:
             elif self._queue.calls:
                 self._wake(self.inner.pool("batches", 1))
 
-    def _run_here(self, batch: list[Waiting], place: Placement) -> bool:
-        """Runs a batch on this thread, a loop's; False where it would have to wait for others."""
-        asked: Asked = batch[0].work
+    def _run_here(self, asked: Asked, place: Placement, run: Callable[[], None]) -> bool:
+        """Runs such calls on this thread, a loop's; False where it would have to wait."""
         if not self.inner.hold(asked.call.context, asked.rule.method):
             return False
         with apart():
             self._holder = threading.get_ident()
+            self.runs.held = True
             meter = Meter()
             try:
-                self.runs.answer(batch)
+                run()
             finally:
                 self.inner.let_go()
+                self.runs.held = False
                 self._holder = 0
                 place.ran(meter.cost())
                 with self._lock:

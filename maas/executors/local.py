@@ -219,7 +219,7 @@ class LocalExecutor:
             meter = Meter()
             try:
                 call.context.remaining()
-                answer = self.execute(call, method, 0.0)
+                answer = self.execute(call, method, 0.0, held=True)
             except DeadlineExceeded as error:
                 answer = Failure(error)
             finally:
@@ -262,8 +262,13 @@ class LocalExecutor:
         finally:
             job.end()
 
-    def execute(self, call: Call, method: Method, queued: float | None = None) -> Result | Failure:
-        """Runs the call on this thread; timed only if queued, as nobody else can ask."""
+    def execute(
+        self, call: Call, method: Method, queued: float | None = None, *, held: bool = False
+    ) -> Result | Failure:
+        """Runs the call on this thread; timed only if queued, as nobody else can ask.
+
+        `held`: this thread has seen to it by `hold` that the call need not wait.
+        """
         context = call.context
         if self._trained and not call.owned:
             context = attrs.evolve(context, parameters=True)
@@ -275,16 +280,20 @@ class LocalExecutor:
             started = time.perf_counter()
         try:
             method.signature.check(call.args, call.kwargs, method.label)
-            draws = self._gate.enter(context, method)
+            draws = False if held else self._gate.enter(context, method)
             try:
-                if draws or context.trace is not None or not ambient.in_force(context):
+                if draws or context.trace is not None:
                     drawn = ambient.Drawn()
                     with self._surroundings(context, draws, drawn):
                         value = self._backend.perform(call)
-                else:
+                elif ambient.in_force(context):
                     value = self._backend.perform(call)
+                else:
+                    with ambient.applied(context):
+                        value = self._backend.perform(call)
             finally:
-                self._gate.leave()
+                if not held:
+                    self._gate.leave()
         except BaseException as error:  # noqa: BLE001 - the model's, whatever it is
             return Failure(self.presentable(error), drawn.state)
         return Result(

@@ -45,9 +45,9 @@ class Server:
         and `bytes`, as `{"requests": "100/second", "rows": "5000/minute; 1000000/day"}`.
     max_pending : calls that one model may have in hand, waiting and running; one more is refused
         with `Overloaded`.
-    on_loop : models whose runs are measured to take less than 2 ms run on the loop that reads and
-        writes, where nothing is handed over; one that takes 5 ms goes back to a thread. False
-        keeps all in threads.
+    on_loop : models whose runs are measured to be short, most of them less than 5 ms, run on the
+        loop that reads and writes, where nothing is handed over; one that holds it goes back to a
+        thread. False keeps all in threads.
     workers : how many processes run each model; None runs them in this one. A worker finds its
         model itself, so targets are then import paths (`"package.module:name"`), functions that
         can be imported, or model folders.

@@ -47,6 +47,8 @@ _NATIVE = {
     if name not in {"bfloat16", "complex32"} and not name.startswith(("float8", "float4"))
 }
 _NAMES = {dtype: name for name, dtype in _NATIVE.items()}
+_PLAIN = frozenset(dtype for dtype in _NATIVE.values() if dtype.kind != "c")
+"""Dtypes with a format that `memoryview.cast` knows."""
 
 
 @functools.cache
@@ -125,8 +127,8 @@ def contents(array: np.ndarray[Any, Any], _flags: Sequence[str]) -> memoryview:
 
 def plain(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | None:
     """The array, if dtype and shape are all that is to be said of it; else None."""
-    known = array.dtype in _NAMES and array.dtype.kind != "c"
-    return array if known and array.size and array.flags.c_contiguous else None
+    known = array.dtype in _PLAIN and array.flags.c_contiguous
+    return array if known and array.size else None
 
 
 def restore(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import maas
-from maas.executors.placement import RUNS
+from maas.executors.placement import RUNS, STALLS
 from maas.server.metrics import Tally
 
 PATIENCE = 30.0
@@ -132,7 +132,7 @@ def test_a_model_on_the_loop_sees_no_loop():
     ):
         until_on_loop(server, model, x)
         assert target.seen[-1] == "maas-server"
-        target.seconds = 0.01
+        target.seconds = STALLS
         assert torch.equal(model(x), x * 2)
         assert torch.equal(model(x), x * 2)
         assert target.seen[-2] == "maas-server"
