@@ -186,9 +186,16 @@ class Job(concurrent.futures.Future[T], Generic[T]):
         """For an executor: the work has an end of its own, which `end` tells."""
         self._work = _WAITS
 
-    def begin(self) -> None:
-        """For an executor: the work begins, and goes on whether or not its caller waits."""
+    def begin(self) -> bool:
+        """For an executor: the work begins, and goes on whether or not its caller waits.
+
+        False, and nothing begins, where nobody waits any more.
+        """
         self._work = _RUNS
+        if self.done():
+            self.end()
+            return False
+        return True
 
     def end(self) -> None:
         """For an executor: the work has ended, or will never begin."""

@@ -97,9 +97,7 @@ class Runs:
 
     def answer(self, entries: list[Waiting]) -> None:
         """Settles the jobs of calls that go together, whatever happens."""
-        for entry in entries:
-            entry.work.job.begin()
-        waiting = _wanted(entries)
+        waiting = [entry for entry in entries if entry.work.job.begin()]
         try:
             if waiting:
                 self._answer_fairly(waiting)

@@ -309,7 +309,9 @@ class BatchingExecutor:
         alike = self._alike.get(call.likeness)
         if self._closed or (
             # Of calls alike one was asked; without a mode of its own it has the model's, of now.
-            (alike is None or context.training is None) and self._passes_by(call, rule.method)
+            self._passes_by(call, rule.method)
+            if alike is None
+            else context.training is None and self.inner.trains()
         ):
             return False
         if context.deadline is not None and context.deadline <= now:

@@ -337,8 +337,12 @@ class LocalExecutor:
 
     def draws(self, context: Context, method: Method) -> bool:
         """Whether the call draws from the generator, as its method, its seed or train mode says."""
-        mode = self._gate.own() if context.training is None else context.training
+        mode = self.trains() if context.training is None else context.training
         return method.stochastic or context.seed is not None or mode is True
+
+    def trains(self) -> bool:
+        """Whether the model itself is in train mode."""
+        return self._gate.own() is True
 
     # Threads.
 

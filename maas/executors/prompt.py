@@ -59,9 +59,13 @@ class Prompt:
         """Whether it has its answer, or nobody waits for one."""
         return self._give is None
 
-    def begin(self) -> None:
-        """For an executor: the work begins, and goes on whether or not its caller waits."""
-        self.runs = True
+    def begin(self) -> bool:
+        """For an executor: the work begins, and goes on whether or not its caller waits.
+
+        False, and nothing begins, where nobody waits any more.
+        """
+        self.runs = self._give is not None
+        return self.runs
 
     def end(self) -> None:
         """For an executor: the work has ended, or will never begin."""

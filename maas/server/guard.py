@@ -116,11 +116,8 @@ class Guard:
         self._allow = _grants(allow)
         self._keys = _source(auth, self._allow)
         self._anyone = Caller("anyone", self._allow)
-
-    @property
-    def locked(self) -> bool:
-        """Whether a key is needed."""
-        return self._keys is not None
+        self.locked = self._keys is not None
+        """A key is needed."""
 
     @property
     def keys(self) -> tuple[Key, ...] | None:

@@ -59,7 +59,8 @@ class PromptAnswers:
         house = self._house
         turn = _Turn(house, route, len(body))
         try:
-            version = turn.enters(self._entrance.entered(route))
+            turn.served = version = self._entrance.entered(route)
+            turn.held = True
             if version.info is None or not version.may_be_prompt:
                 turn.leave()
                 return None
@@ -98,26 +99,20 @@ class PromptAnswers:
 
 
 class _Turn(Pending):
-    """One such call, from its reading to its answer."""
+    """One such call, from its reading to its answer; `held`: the version that is `served` is."""
 
-    __slots__ = ("_held", "_house", "_slots", "prompt", "response", "route", "seen", "served")
+    __slots__ = ("_house", "_slots", "held", "prompt", "response", "route", "seen", "served")
 
     def __init__(self, house: _House, route: Route, received: int) -> None:
         self.then = None
         self._house = house
-        self._held = False
+        self.held = False
         self._slots: Slots | None = None
         self.route = route
         self.seen = Observation(house.metrics, house.tally, route, received)
         self.prompt: Prompt | None = None
         self.response: Response | None = None
         self.served: Version | None = None
-
-    def enters(self, version: Version) -> Version:
-        """The version is held, until `leave`."""
-        self._held = True
-        self.served = version
-        return version
 
     def holds(self, slots: Slots) -> None:
         """Takes a slot, to be given back after `leave`; raises `Overloaded` where there is none."""
@@ -126,8 +121,8 @@ class _Turn(Pending):
 
     def leave(self) -> None:
         """Lets go of the version; and of the slot, once the work has ended."""
-        if self._held and self.served is not None:
-            self._held = False
+        if self.held and self.served is not None:
+            self.held = False
             self._house.catalogue.leave(self.served)
         slots, self._slots = self._slots, None
         if slots is None:
@@ -145,7 +140,8 @@ class _Turn(Pending):
             if type(answer) is Result:
                 body, served = self._house.writer.write(answer), self.served
                 response = Response(200, () if served is None else served.headers, body)
-                self.seen.served(answer.info, size(body), on_loop=on_loop)
+                sent = len(body[0]) if len(body) == 1 else size(body)
+                self.seen.served(answer.info, sent, on_loop=on_loop)
             else:
                 self.seen.ran(answer, on_loop=on_loop)
                 response = self.failed(answer.error, answer.rng)  # type: ignore[union-attr]

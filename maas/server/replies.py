@@ -51,7 +51,8 @@ def whole(response: Response, *, close: bool, bodiless: bool = False) -> list[Bu
     lines = _start(status, response.headers, close)
     if status in _BODILESS:
         return [lines + b"\r\n"]
-    start = b"%bcontent-length: %d\r\n\r\n" % (lines, size(body))
+    length = len(body[0]) if len(body) == 1 and type(body[0]) is bytes else size(body)
+    start = b"%bcontent-length: %d\r\n\r\n" % (lines, length)
     return [start] if bodiless else [start, *body]
 
 
