@@ -6,7 +6,7 @@ that are left, which stand at the header's end. A header that was read, charged 
 need not be read again; its `Likeness` tells where the arrays lie in the message. Whoever handles
 such calls may remember what was found out about one of them, for it holds for all. So it is with
 the answers that come back, of which nearly all are one array; they end in the seconds it took.
-As they are read they are written.
+How such messages are written is in `writers.py`.
 
 A header is recognised by all of its bytes, the prefix before it and the frames between the arrays
 included; whatever is not the same is read as if nothing had come before.
@@ -31,25 +31,33 @@ from maas.wire import (
     PREFIX,
     Message,
     decode,
-    encode,
     read_prefix,
     unpack_header,
 )
 
-__all__ = ["AnswerReader", "AnswerWriter", "Likeness", "Reader"]
+__all__ = [
+    "DEADLINE",
+    "FACTS",
+    "FLOAT",
+    "LATEST",
+    "MOST",
+    "NIL",
+    "SECONDS",
+    "AnswerReader",
+    "Likeness",
+    "Reader",
+]
 
-_MOST = 256
+MOST = 256
 """Headers that are known at a time; beyond, all are forgotten, which costs no more than reading."""
 _LONGEST = 1_024
 """Bytes of a header that is remembered."""
-_SECONDS = struct.Struct(">d")
-_DEADLINE = b"\xa8deadline\xcb"
-_LATEST = 1e9  # seconds, as `surroundings.py` has it
-_FACTS = struct.Struct(">BdBdB")
+SECONDS = struct.Struct(">d")
+DEADLINE = b"\xa8deadline\xcb"
+LATEST = 1e9  # seconds, as `surroundings.py` has it
+FACTS = struct.Struct(">BdBdB")
 """An answer's last bytes: seconds in the queue, seconds computed, and no generator's state."""
-_FLOAT, _NIL = 0xCB, 0xC0
-_JOINED = 64 * 2**10
-"""Bytes of contents below which one buffer of a copy is sent sooner than two without."""
+FLOAT, NIL = 0xCB, 0xC0
 _SCALARS = frozenset({type(None), bool, int, float, str, bytes})
 
 
@@ -107,10 +115,10 @@ class Reader:
             return self._decoded(data, model, method, caller)
         # The header ends with the context. Of what a context that is remembered may hold, only its
         # deadline can be what ends in these bytes, if it has one.
-        deadline, start = None, end - _SECONDS.size
-        if data.startswith(_DEADLINE, start - len(_DEADLINE)):
-            (seconds,) = _SECONDS.unpack_from(data, start)
-            if -_LATEST <= seconds <= _LATEST:
+        deadline, start = None, end - SECONDS.size
+        if data.startswith(DEADLINE, start - len(DEADLINE)):
+            (seconds,) = SECONDS.unpack_from(data, start)
+            if -LATEST <= seconds <= LATEST:
                 deadline, end = time.monotonic() + seconds, start
         header = bytes(data[:end])
         likeness = self._known.get((model, method, header))
@@ -151,7 +159,7 @@ class Reader:
         likeness = _likeness(call, data, self._limits)
         if likeness is None:
             return call
-        if len(self._known) >= _MOST:
+        if len(self._known) >= MOST:
             self._known.clear()
         self._known[call.model, call.method, header] = likeness
         return attrs.evolve(call, likeness=likeness)
@@ -189,12 +197,12 @@ class AnswerReader:
             return decode(data, self._limits)
         size = int.from_bytes(data[8:12], "big")
         end = PREFIX + size
-        if not _FACTS.size < size <= _LONGEST or len(data) < end:
+        if not FACTS.size < size <= _LONGEST or len(data) < end:
             return decode(data, self._limits)
-        mark, queued, second_mark, computed, last = _FACTS.unpack_from(data, end - _FACTS.size)
-        if (mark, second_mark, last) != (_FLOAT, _FLOAT, _NIL):
+        mark, queued, second_mark, computed, last = FACTS.unpack_from(data, end - FACTS.size)
+        if (mark, second_mark, last) != (FLOAT, FLOAT, NIL):
             return decode(data, self._limits)
-        header = bytes(data[: end - _FACTS.size])
+        header = bytes(data[: end - FACTS.size])
         known = self._known.get(header)
         if known is None or not _framed(known.frames, data):
             message = decode(data, self._limits)
@@ -216,45 +224,9 @@ class AnswerReader:
         if outline is None:
             return
         (value, *_), frames, spans = outline
-        if len(self._known) >= _MOST:
+        if len(self._known) >= MOST:
             self._known.clear()
         self._known[header] = _Answer(_placed(value, spans), answer.info, frames)
-
-
-class AnswerWriter:
-    """Writes answers under some limits, and remembers what stands around the seconds they took."""
-
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._known: dict[Any, tuple[bytes, bytes]] = {}
-
-    def write(self, answer: Result) -> list[Buffer]:
-        """As `wire.encode`; raises as it does."""
-        value, info = answer.value, answer.info
-        adapter = tensors.CLAIMED.get(type(value))
-        array = None if adapter is None else adapter.plain(value)
-        if array is None or info.note or answer.rng is not None or answer.graph is not None:
-            return encode(answer, self._limits)
-        facts = _FACTS.pack(_FLOAT, info.queue_seconds, _FLOAT, info.compute_seconds, _NIL)
-        like = type(value), array.dtype, array.shape, info.where, info.device, info.batch_size
-        known = self._known.get(like)
-        if known is None:
-            return self._remembered(like, answer, facts)
-        if array.nbytes < _JOINED:
-            return [b"".join((known[0], facts, known[1], array.data))]
-        return [b"".join((known[0], facts, known[1])), array.data.cast("B")]
-
-    def _remembered(self, like: Any, answer: Result, facts: bytes) -> list[Buffer]:
-        message = encode(answer, self._limits)
-        start = bytes(message[0])
-        end = PREFIX + int.from_bytes(start[8:12], "big")
-        begin = end - _FACTS.size
-        # One buffer after the header, and nothing after the seconds but that no state follows.
-        if len(message) == 2 and start[begin:end] == facts:
-            if len(self._known) >= _MOST:
-                self._known.clear()
-            self._known[like] = start[:begin], start[end:]
-        return message
 
 
 # What a header that was read tells of its like.

@@ -21,7 +21,7 @@ MAAS = Path(__file__).parents[1] / "maas"
 STREET = [
     "errors", "spelling", "limits", "records", "buffers", "http", "calls",
     "tensors", "charging", "kinds", "leaves", "dates", "registry", "values",
-    "exception_classes", "failures", "surroundings", "wire", "likeness",
+    "exception_classes", "failures", "surroundings", "wire", "likeness", "writers",
     "schema", "hints", "parameters", "signature", "options", "batching", "tracing", "ambient",
     "loops", "versions", "entry_points",
     "backends", "methods", "transports", "executors", "batches", "model", "server", "store",

@@ -32,6 +32,7 @@ from maas.http import Response, header
 from maas.limits import Limits
 from maas.signature import Signature
 from maas.wire import Description, Failure
+from maas.writers import CallWriter
 
 __all__ = ["Expected", "Place", "body_of", "check_expected", "learned", "problem"]
 
@@ -43,13 +44,14 @@ Expected = tuple[Signature, str]
 class Place:
     """Where calls go, and what they may be.
 
-    `limits` are the smaller of both sides' for what is sent.
+    `limits` are the smaller of both sides' for what is sent, and `writer` writes calls under them.
     """
 
     model: str
     address: str
     info: ModelInfo
     limits: Limits
+    writer: CallWriter
 
 
 def learned(
@@ -94,7 +96,8 @@ def learned(
     info = ModelInfo.from_data(models.get(model), where)
     if expected is not None:
         check_expected(info, expected, where)
-    return Place(model, address, info, _smaller(limits, info.limits))
+    smaller = _smaller(limits, info.limits)
+    return Place(model, address, info, smaller, CallWriter(smaller))
 
 
 def check_expected(info: ModelInfo, expected: Expected, where: str) -> None:

@@ -10,6 +10,7 @@ versions of anything. The first use learns what the server offers; the same
 import asyncio
 import concurrent.futures
 import contextlib
+import functools
 import importlib
 import threading
 import time
@@ -211,7 +212,7 @@ class RemoteExecutor:
         if call.context.trace is not None:
             # What stands between understands the header, and may write a span of its own into it.
             headers += (("traceparent", call.context.trace),)
-        return Request("POST", address, headers, wire.encode_call(call, place.limits))
+        return Request("POST", address, headers, place.writer.write(call))
 
     def _read(self, reply: Response | None) -> Result | Failure:
         message = self._message(reply)
@@ -225,14 +226,14 @@ class RemoteExecutor:
 
     def located(self, info: Info, headers: Headers) -> Info:
         """The facts, with the place as it is known here, and what the server names in headers."""
-        _, _, version = (header(headers, "maas-model") or "").partition("@")
-        return info.seen_from(self.where, version or None, header(headers, "maas-request"))
+        told = _told(headers)
+        return info.seen_from(self.where, told.version, told.request)
 
     def _message(self, reply: Response | None) -> Any:
         assert reply is not None  # noqa: S101 - pauses are answered by None, requests never
-        self._notice(header(reply.headers, "maas-digest"))
-        content = (header(reply.headers, "content-type") or "").partition(";")[0]
-        if content == MSGPACK:
+        told = _told(reply.headers)
+        self._notice(told.digest)
+        if told.packed:
             return self._reader.read(body_of(reply))
         return Failure(problem(reply, self.where))
 
@@ -537,6 +538,24 @@ class RemoteExecutor:
             self._transport.close()
         if self._serial is not None:
             self._serial.shutdown(wait=False)
+
+
+@attrs.frozen
+class _Told:
+    """What a reply's headers say of the answer."""
+
+    packed: bool
+    digest: str | None
+    version: str | None
+    request: str | None
+
+
+@functools.lru_cache(256)  # a transport gives replies of equal heads the same headers
+def _told(headers: Headers) -> _Told:
+    content = (header(headers, "content-type") or "").partition(";")[0]
+    _, _, version = (header(headers, "maas-model") or "").partition("@")
+    digest, request = header(headers, "maas-digest"), header(headers, "maas-request")
+    return _Told(content == MSGPACK, digest, version or None, request)
 
 
 def _gradients() -> Any:

@@ -16,12 +16,13 @@ from maas.errors import CodecError, Error, InternalError, NotFound, NotReady, Ov
 from maas.executors.base import ModelInfo, Stream, no_method
 from maas.failures import REMOTE_TRACEBACK
 from maas.http import MSGPACK, PROBLEM, Headers, Response
-from maas.likeness import AnswerWriter, Reader
+from maas.likeness import Reader
 from maas.limits import Limits
 from maas.records import frozen
 from maas.server import json_form
 from maas.server.guard import Caller
 from maas.wire import End, Failure, Item
+from maas.writers import AnswerWriter
 
 __all__ = [
     "JSON",

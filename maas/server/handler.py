@@ -22,7 +22,7 @@ from maas.calls import Call
 from maas.errors import Error, NotFound, NotReady
 from maas.executors.base import ModelInfo
 from maas.http import Response
-from maas.likeness import AnswerWriter, Reader
+from maas.likeness import Reader
 from maas.limits import Leases, Limits
 from maas.model import Model
 from maas.server.admission import MAX_PENDING, Quotas
@@ -43,6 +43,7 @@ from maas.server.metrics import Metrics, Tally
 from maas.server.observation import described, refused
 from maas.server.prompt_answers import PromptAnswers
 from maas.server.services import Services
+from maas.writers import AnswerWriter
 
 __all__ = ["Handler"]
 

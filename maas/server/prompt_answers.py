@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from maas.calls import Call, Result
 from maas.executors.prompt import Prompt
 from maas.http import Response
-from maas.likeness import AnswerWriter, Reader
+from maas.likeness import Reader
 from maas.limits import Limits
 from maas.server.admission import Slots, rows_of
 from maas.server.answering import presentable
@@ -24,6 +24,7 @@ from maas.server.metrics import Metrics, Tally
 from maas.server.observation import Observation
 from maas.server.replies import size
 from maas.wire import Failure
+from maas.writers import AnswerWriter
 
 __all__ = ["PromptAnswers"]
 

@@ -102,9 +102,15 @@ class Exchange:
         head_cap: int = 65_536,
         streamed: bool = False,
     ) -> None:
-        body = [part for part in map(_flat, request.body) if len(part)]
-        self.head = _head(request, host, sum(map(len, body)))
-        self.parts = _joined([self.head, *body])
+        body = request.body
+        # As nearly all calls are.
+        if len(body) == 1 and type(body[0]) is bytes and len(body[0]) < _JOIN_BELOW:
+            self.head = _head(request, host, len(body[0]))
+            self.parts: list[Buffer] = [self.head + body[0]]
+        else:
+            parts = [part for part in map(_flat, body) if len(part)]
+            self.head = _head(request, host, sum(map(len, parts)))
+            self.parts = _joined([self.head, *parts])
         self.sent = False
         self.answered = False
         self.head_done = False
@@ -239,7 +245,8 @@ class Exchange:
         self.status = head.status
         self.headers = head.headers
         self.head_done = True
-        check_encoding(self.headers)
+        if head.encoded:
+            check_encoding(self.headers)
         self.reusable = head.keeps_alive
         if self._method == "HEAD" or self.status in _BODILESS:
             self._begin_sized(0, rest)
@@ -265,6 +272,10 @@ class Exchange:
             raise LimitExceeded(
                 f"the reply's body has {length} bytes; Limits(body=...) allows {self._cap}"
             )
+        if len(rest) == length:
+            self.body = bytearray(rest)
+            self.done = True
+            return
         self.body = bytearray(length)
         self._direct = memoryview(self.body)
         self._direct[: len(rest)] = rest
@@ -345,6 +356,7 @@ class _ReplyHead:
     keeps_alive: bool
     chunked: bool
     length: int | None
+    encoded: bool
 
 
 @functools.lru_cache(256)  # most replies repeat the head of another, byte for byte
@@ -370,7 +382,8 @@ def _reply_head(raw: bytes) -> _ReplyHead:
         (False, None) if bodiless else _framing(told["content-length"], told["transfer-encoding"])
     )
     alive = _keeps_alive(told["connection"], version)
-    return _ReplyHead(raw, status, tuple(reply.pairs), alive, chunked, length)
+    encoded = any(name == "content-encoding" for name, _ in reply.pairs)
+    return _ReplyHead(raw, status, tuple(reply.pairs), alive, chunked, length, encoded)
 
 
 def _feed(parser: httptools.HttpResponseParser, data: Buffer, reply: "_Reply") -> None:
