@@ -165,8 +165,10 @@ class Runs:
         """Each call's part of one run's answer, as a list, in the memory of the whole answer."""
         first = asked[0]
         plans = [each.plan for each in asked if each.plan is not None]
-        context = first.call.context
-        if context.deadline is not None or context.key is not None:
+        likeness, context = first.call.likeness, first.call.context
+        if likeness is not None:
+            context = likeness.context
+        elif context.deadline is not None or context.key is not None:
             context = attrs.evolve(context, deadline=None, key=None)
         try:
             args, kwargs = gathered(plans, size)

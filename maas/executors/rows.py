@@ -263,11 +263,15 @@ class _Walk:
 def gathered(plans: Sequence[Plan], size: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Arguments of one call that holds the rows of all plans, filled up to `size` rows."""
     first = plans[0]
-    spare = size - sum(plan.rows for plan in plans)
+    forms, names, named = first.form
+    spare = size - sum([plan.rows for plan in plans])
+    if len(forms) == 1 and not names and not spare and forms[0][0] == "array":
+        _, kind, _dtype, _shape, _layout, ragged = forms[0]
+        if not ragged:  # as in most calls
+            return (tensors.CLAIMED[kind].concatenate([plan.arrays[0] for plan in plans]),), {}
     longest = {symbol: max(plan.lengths[symbol] for plan in plans) for symbol in first.lengths}
     columns = zip(*(plan.arrays for plan in plans), strict=True)
     builder = _Builder(columns, longest, spare)
-    forms, names, named = first.form
     args = tuple(builder.build(form) for form in forms)
     return args, {name: builder.build(form) for name, form in zip(names, named, strict=True)}
 

@@ -232,7 +232,7 @@ def concatenate(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
 
 def parts(tensor: torch.Tensor, sizes: Sequence[int]) -> list[torch.Tensor]:
     """The tensor taken apart along the first axis, uncopied; the sizes add up to its length."""
-    return list(torch.split(tensor, list(sizes)))
+    return list(tensor.split_with_sizes(list(sizes)))
 
 
 def pad(tensor: torch.Tensor, axis: int, length: int, fill: float) -> torch.Tensor:
