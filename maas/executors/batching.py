@@ -16,56 +16,24 @@ from typing import Any
 
 import attrs
 
-from maas import tensors
 from maas.backends.base import Method
 from maas.batching import Batching
 from maas.calls import AMBIENT, CALL, Call, Context, Result
 from maas.errors import Cancelled, DeadlineExceeded
 from maas.executors.base import Job, ModelInfo, Stream, late, waited_for
+from maas.executors.batch_forms import Form, Forms, entry_of
 from maas.executors.batch_rules import Rule, rules_for
 from maas.executors.batch_runs import Asked, Runs, rows_in
 from maas.executors.lanes import Lane
 from maas.executors.local import LocalExecutor
 from maas.executors.meter import Meter
-from maas.executors.placement import Gathering, Placement, Places
+from maas.executors.placement import Gathering, Placement
 from maas.executors.prompt import Alarm, Prompt, apart, is_apart
 from maas.executors.queue import Queue, Waiting
-from maas.executors.rows import Plan
-from maas.executors.trials import Verdict, size_class
+from maas.executors.trials import size_class
 from maas.wire import Failure
 
 __all__ = ["BatchingExecutor", "batched"]
-
-_MOST_FORMS = 1024
-
-
-@attrs.frozen(eq=False)
-class _Form:
-    """What is known of calls that may go together, and that are equal in all but their rows."""
-
-    invariant: bool
-    verdict: Verdict
-    places: Places = attrs.field(factory=Places)
-
-    def place(self, rows: int, calls: int) -> Placement | None:
-        """What says that a run of so many rows goes on the loop; never one that is to be tried."""
-        verdict, size = self.verdict, size_class(rows)
-        known = verdict.alone or verdict.sizes or size in verdict.tried
-        if not known and (calls > 1 or self.invariant):
-            return None
-        return self.places.here(size)
-
-
-@attrs.frozen(eq=False)
-class _Alike:
-    """What was found out of one call, and holds for all that differ only in their arrays.
-
-    `straight`: its arguments are these arrays, and nothing else.
-    """
-
-    form: _Form
-    plan: Plan
-    straight: bool
 
 
 def batched(
@@ -114,8 +82,7 @@ class BatchingExecutor:
         # One model, one queue: its methods take turns, so the bounds are those of the first.
         self._queue = Queue(next(iter(rules.values())), self.name)
         self.runs = Runs(inner)
-        self._forms: dict[Any, _Form] = {}
-        self._alike: dict[Any, _Alike] = {}
+        self._forms = Forms(self.runs)
         self._most = max(each.max_batch_size for each in rules.values())
         self._gathering = Gathering()
         self._alarm = Alarm(self._ring)
@@ -211,11 +178,9 @@ class BatchingExecutor:
             job.settle(self.inner.execute(call, rule.method, 0.0))
             return job
         try:
-            # Here and not in the run: what does not fit must not spoil a batch.
-            rule.method.signature.check(call.args, call.kwargs, rule.method.label)
+            asked, form = self._forms.asked(call, rule, job)
             self._check_time(call.context)
-            asked = Asked(call, rule, rule.axes.plan(call), job)
-            entry = self._entry(asked, self._form(asked), time.monotonic())
+            entry = entry_of(asked, form, time.monotonic())
             job.begins_later()
             self._enqueue(entry)
         except Exception as error:  # noqa: BLE001 - the job's to raise
@@ -235,35 +200,6 @@ class BatchingExecutor:
             context.remaining()
         except DeadlineExceeded:
             raise late(self.name) from None
-
-    def _entry(self, asked: Asked, form: _Form | None, now: float) -> Waiting:
-        call, plan, batching = asked.call, asked.plan, asked.rule.batching
-        alone = plan is None or plan.rows > batching.max_batch_size
-        return Waiting(
-            None if alone or form is None or form.verdict.alone else form,
-            1 if plan is None else plan.rows,
-            now,
-            asked,
-            call.context.deadline,
-            call.context.priority,
-            call.caller,
-            batching.max_batch_size,
-            batching.max_wait,
-        )
-
-    def _form(self, asked: Asked) -> _Form | None:
-        """What is known of calls like this one; None where it runs alone."""
-        plan, known = asked.plan, asked.bucket
-        if plan is None or known is None:
-            return None
-        found = self._forms.get(known)
-        if found is None:
-            if len(self._forms) >= _MOST_FORMS:
-                self._forms.clear()
-            found = self._forms[known] = _Form(
-                asked.rule.batching.invariant, self.runs.verdict(asked.form)
-            )
-        return found
 
     def _enqueue(self, entry: Waiting, loop: Any = None) -> None:
         """The call waits; `loop` is where its caller waits for it, if that is one."""
@@ -287,7 +223,7 @@ class BatchingExecutor:
             self._put(lane, batch)
             return
         form = entry.bucket
-        here = loop is not None and type(form) is _Form and form.place(entry.rows, 1) is not None
+        here = loop is not None and type(form) is Form and form.place(entry.rows, 1) is not None
         self._wake(lane, loop if here else None)
 
     def _leave(self, entry: Waiting | None) -> None:
@@ -306,28 +242,24 @@ class BatchingExecutor:
         if rule is None:
             return self.inner.prompt(call, prompt)
         context, now = call.context, time.monotonic()
-        alike = self._alike.get(call.likeness)
         if self._closed or (
             # Of calls alike one was asked; without a mode of its own it has the model's, of now.
-            self._passes_by(call, rule.method)
-            if alike is None
-            else context.training is None and self.inner.trains()
+            context.training is None and self.inner.trains()
+            if call.likeness in self._forms.alike
+            else self._passes_by(call, rule.method)
         ):
             return False
         if context.deadline is not None and context.deadline <= now:
             prompt.settle(Failure(late(self.name)))
             return True
         try:
-            if alike is None:
-                asked, form = self._learned(call, rule, prompt)
-            else:
-                asked, form = Asked(call, rule, _again(alike, call), prompt), alike.form
+            asked, form = self._forms.asked(call, rule, prompt)
         except Exception as error:  # noqa: BLE001 - the caller's to hear
             prompt.settle(Failure(error))
             return True
         if self._gathering.lone and form is not None and self._ran_at_once(asked, form, now):
             return True
-        entry = self._entry(asked, form, now)
+        entry = entry_of(asked, form, now)
         prompt.on_cancel = partial(self._leave, entry)
         try:
             self._enqueue(entry, prompt.loop)
@@ -337,21 +269,7 @@ class BatchingExecutor:
             self._alarm.set(entry.deadline, prompt.loop)
         return True
 
-    def _learned(self, call: Call, rule: Rule, prompt: Prompt) -> tuple[Asked, _Form | None]:
-        """The call with its plan, and its form; remembered for those like it."""
-        # Here and not in the run: what does not fit must not spoil a batch.
-        rule.method.signature.check(call.args, call.kwargs, rule.method.label)
-        asked = Asked(call, rule, rule.axes.plan(call), prompt)
-        form, plan, likeness = self._form(asked), asked.plan, call.likeness
-        if plan is None or form is None or likeness is None or len(plan.arrays) < likeness.arrays:
-            return asked, form  # where an array has no rows, its contents are part of the form
-        if len(self._alike) >= _MOST_FORMS:
-            self._alike.clear()
-        straight = not call.kwargs and len(call.args) == likeness.arrays
-        self._alike[likeness] = _Alike(form, attrs.evolve(plan, arrays=()), straight)
-        return asked, form
-
-    def _ran_at_once(self, asked: Asked, form: _Form, now: float) -> bool:
+    def _ran_at_once(self, asked: Asked, form: Form, now: float) -> bool:
         """Runs a call that is alone, and is expected to stay so, if it is short and can run now."""
         place = form.place(asked.plan.rows if asked.plan is not None else 1, 1)
         if place is None or self._draining is not None or not asked.rule.plain:
@@ -418,7 +336,7 @@ class BatchingExecutor:
     def _handed_over(self, batch: list[Waiting]) -> bool:
         """Whether a loop takes it from here: it has become known that such batches are short."""
         form, job = batch[0].bucket, batch[0].work.job
-        if type(form) is not _Form or type(job) is not Prompt:
+        if type(form) is not Form or type(job) is not Prompt:
             return False
         if form.place(rows_in(batch), len(batch)) is None:
             return False
@@ -442,7 +360,7 @@ class BatchingExecutor:
             self._holder = 0
             self._running = []
             form = batch[0].bucket
-            if type(form) is _Form:
+            if type(form) is Form:
                 form.places.there(size_class(rows_in(batch))).ran(meter.cost())
             with self._lock:
                 self._queue.done(time.monotonic())
@@ -485,7 +403,7 @@ class BatchingExecutor:
 
     def _run_or_pass_on(self, batch: list[Waiting], loop: Any) -> None:
         form = batch[0].bucket
-        place = form.place(rows_in(batch), len(batch)) if type(form) is _Form else None
+        place = form.place(rows_in(batch), len(batch)) if type(form) is Form else None
         run = partial(self.runs.answer, batch)
         ran = place is not None and self._run_here(batch[0].work, place, run)
         with self._lock:
@@ -562,15 +480,6 @@ class BatchingExecutor:
             self._queue.done(time.monotonic())
             if self._queue.calls:
                 self._wake(self.inner.pool("batches", 1))
-
-
-def _again(alike: _Alike, call: Call) -> Plan:
-    """The plan of a call like one whose plan is known."""
-    plan, arrays = alike.plan, call.args
-    if not alike.straight:
-        given = (*call.args, *call.kwargs.values())
-        arrays = tuple(each for each in given if tensors.facts(each) is not None)
-    return Plan(plan.form, plan.rows, arrays, plan.lengths)
 
 
 def _is_of(entry: Waiting, loop: Any) -> bool:

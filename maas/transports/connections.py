@@ -58,7 +58,7 @@ class Socket:
 
     def _send(self, exchange: Exchange, deadline: float | None) -> bool:
         """Whether all was sent; a reply, or its half, may have come meanwhile."""
-        unsent = collections.deque(map(memoryview, exchange.parts))
+        unsent = collections.deque([memoryview(part) for part in exchange.parts])
         while unsent and not exchange.done:
             try:
                 n = self._write(unsent)
