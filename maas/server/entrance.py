@@ -81,14 +81,15 @@ class Entrance:
             It may not have it.
         """
         known: _Cleared | None = head.memory.get("cleared")
-        keys, changes = self._guard.keys, self._catalogue.changes
-        if known is None or known.keys is not keys or known.changes != changes:
+        changes = self._catalogue.changes
+        if known is None or known.changes != changes or known.keys is not self._guard.keys:
             self.check_host(head)
             first, second = _segments(head.path)
             if first in ("healthz", "readyz"):
                 if second:
                     raise NotFound(f"nothing is at {head.path!r:.80}")
                 return Admission(0, Route(_ANYONE, page=first))
+            keys = self._guard.keys  # before they are asked: they may change meanwhile
             caller = self._guard.admit(head_fields.only(head, "authorization"))
             if second == "readyz" or head.method != "POST":
                 return Admission(0, self._page(head, caller, first, second))
