@@ -93,9 +93,12 @@ class Unwatched(Observation):
     def __init__(self, *_: object) -> None:
         """Keeps nothing."""
 
-    def asks(self, call: Call) -> Call:
+    def asks(self, call: Call, _tally: Tally | None = None) -> Call:
         """The call."""
         return call
+
+    def served(self, _info: Info, _sent: int, *, on_loop: bool) -> None:
+        """Counts nothing."""
 
     def withdraws(self) -> None:
         """Counts nothing."""

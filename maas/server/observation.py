@@ -150,7 +150,7 @@ class Observation:
         self._closed = True
         if self._active is not None:
             self._active.active -= 1
-        self._hop.end(None)
+        self._hop = tracing.NO_HOP  # a span that is not ended is not exported
 
     def leaves(self, sent: int = 0) -> None:
         """The caller has left, unless it had its answer."""
