@@ -2,7 +2,7 @@
 
 The long form, 10,000 seeds:
 
-    .venv/bin/python -m pytest -m long -s tests/testing/test_simulation.py
+    .venv/bin/python -m pytest -m long -s -o faulthandler_timeout=7200 tests/testing/test_simulation.py
 """
 
 import asyncio
