@@ -1,8 +1,8 @@
-"""The simulation: what must hold holds for every seed, and a broken part is found out.
+r"""The simulation: what must hold holds for every seed, and a broken part is found out.
 
 The long form, 10,000 seeds:
 
-    .venv/bin/python -m pytest -m long -s -o faulthandler_timeout=7200 \\
+    .venv/bin/python -m pytest -m long -s -o faulthandler_timeout=7200 \
         tests/testing/test_simulation.py
 """
 
