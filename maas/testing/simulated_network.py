@@ -8,6 +8,7 @@ happens to one does not change what happens to another.
 import asyncio
 import random
 import socket
+from collections import deque
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
@@ -49,6 +50,7 @@ class _Socket(asyncio.Transport):
         self._weather = weather
         self._dice = dice
         self._arrival = 0.0
+        self._under_way: deque[bytes | None] = deque()
         self._incoming: list[bytes | None] = []  # None is the end
         self._paused = False
         self._closing = False
@@ -88,9 +90,14 @@ class _Socket(asyncio.Transport):
         # What was sent later does not come sooner.
         self._arrival = max(self._arrival, self._loop.time() + delay)
         if data is not None or not breaks:
-            self._loop.call_at(self._arrival, self.peer._arrives, data)
+            # Of what arrives at one time a loop may call any first, so the oldest is taken then.
+            self._under_way.append(data)
+            self._loop.call_at(self._arrival, self._deliver)
         if breaks:
             self._loop.call_at(self._arrival, self._break)
+
+    def _deliver(self) -> None:
+        self.peer._arrives(self._under_way.popleft())
 
     def _break(self) -> None:
         for end in (self, self.peer):

@@ -2,7 +2,7 @@
 
 The long form, which prints its figures:
 
-    .venv/bin/python -m pytest -m long -s tests/faults/test_memory.py
+    .venv/bin/python -m pytest -m long -s -o faulthandler_timeout=7200 tests/faults/test_memory.py
 """
 
 import asyncio

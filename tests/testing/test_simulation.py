@@ -1,8 +1,9 @@
-"""The simulation: what must hold holds for every seed, and a broken part is found out.
+r"""The simulation: what must hold holds for every seed, and a broken part is found out.
 
-The long form:
+The long form, 10,000 seeds:
 
-    .venv/bin/python -m pytest -m long -s tests/testing/test_simulation.py
+    .venv/bin/python -m pytest -m long -s -o faulthandler_timeout=7200 \
+        tests/testing/test_simulation.py
 """
 
 import asyncio
@@ -20,10 +21,14 @@ from maas.server.admission import Slots
 from maas.server.connection import Connection
 from maas.server.keyed import KeyedAnswers
 from maas.testing import BrokenPromise, simulate
+from maas.testing.simulated_network import Network, Weather
 from maas.testing.virtual_time import virtual_loop, virtual_time
 
+# In parts that can be shared out, and of which each says how far it is.
+PARTS = [pytest.param(range(n, n + 1_000), marks=pytest.mark.long) for n in range(0, 10_000, 1_000)]
 
-@pytest.mark.parametrize("seeds", [range(60), pytest.param(range(10_000), marks=pytest.mark.long)])
+
+@pytest.mark.parametrize("seeds", [range(60), *PARTS], ids=str)
 def test_every_promise_is_kept(seeds):
     """Each call ends once, with its own answer or a typed error, and nothing is left behind."""
     began, ended, sent = time.perf_counter(), collections.Counter(), 0
@@ -34,7 +39,7 @@ def test_every_promise_is_kept(seeds):
         sent += outcome.sent
         seconds += outcome.seconds
     print(
-        f"\n{len(seeds)} seeds in {time.perf_counter() - began:.0f} s: {seconds:.0f} virtual "
+        f"\n{seeds} in {time.perf_counter() - began:.0f} s: {seconds:.0f} virtual "
         f"seconds, {ended.total()} calls, {sent} requests: {dict(ended.most_common())}"
     )
     # A simulation in which nothing goes wrong, or nothing goes well, shows little.
@@ -87,6 +92,47 @@ def test_a_seed_is_lived_through_again():
     ]
     assert told[0] == told[1] == f"{[simulate(n).digest for n in range(4)]}\n"
     assert simulate(1).digest != simulate(2).digest
+
+
+class _Counting(asyncio.BufferedProtocol):
+    """Writes twenty bytes, one by one, and its end; or notes what comes."""
+
+    def __init__(self, *, writes):
+        self.writes, self.room, self.came = writes, bytearray(1), []
+        self.ended = asyncio.Event()
+
+    def connection_made(self, transport):
+        if self.writes:
+            for number in range(20):
+                transport.write(bytes([number]))
+            transport.write_eof()
+
+    def get_buffer(self, _):
+        return memoryview(self.room)
+
+    def buffer_updated(self, _):
+        self.came += self.room
+
+    def eof_received(self):
+        self.ended.set()
+
+
+def test_what_is_sent_arrives_in_order():
+    """Bytes and their end that arrive at one time arrive as they were sent."""
+
+    async def received():
+        network = Network(0, Weather(latency=(0.001, 0.001)))
+        network.listen(lambda: _Counting(writes=True), lambda: True)
+        reader = _Counting(writes=False)
+        await network.connect(reader)
+        await reader.ended.wait()
+        return reader.came
+
+    with (
+        virtual_time() as clock,
+        asyncio.Runner(loop_factory=lambda: virtual_loop(clock)) as runner,
+    ):
+        assert runner.run(received()) == list(range(20))
 
 
 def test_virtual_hours_take_no_time():
