@@ -20,7 +20,7 @@ from typing import Any
 import attrs
 
 from maas import tensors
-from maas.buffers import Buffer
+from maas.buffers import Body, Buffer
 from maas.calls import Call, Context, Info, Result
 from maas.errors import CodecError
 from maas.limits import Limits
@@ -102,7 +102,7 @@ class Reader:
         self._limits = limits
         self._known: dict[tuple[str, str, bytes], Likeness] = {}
 
-    def read(self, data: bytearray, *, model: str, method: str, caller: str = "") -> Call:
+    def read(self, data: Body, *, model: str, method: str, caller: str = "") -> Call:
         """The call that the message holds; it tells its likeness, where it may come again.
 
         Raises
@@ -110,6 +110,8 @@ class Reader:
         CodecError
             As `wire.decode` does; and another kind of message came.
         """
+        if type(data) is not bytearray:  # a large one: beside it, to read its header is nothing
+            return self._decoded(data, model, method, caller)
         end = PREFIX + int.from_bytes(data[8:12], "big")
         if not PREFIX < end <= PREFIX + _LONGEST or len(data) < end:
             return self._decoded(data, model, method, caller)
@@ -149,7 +151,7 @@ class Reader:
             del values[placed:]
         return Call(model, method, tuple(values), kwargs, context, True, caller, (), likeness)
 
-    def _decoded(self, data: bytearray, model: str, method: str, caller: str) -> Call:
+    def _decoded(self, data: Body, model: str, method: str, caller: str) -> Call:
         message = decode(data, self._limits, model=model, method=method)
         if not isinstance(message, Call):
             raise CodecError("this address takes a call, and another kind of message came")

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import attrs
 
 from maas import tracing, wire
-from maas.buffers import Buffer
+from maas.buffers import Body, Buffer
 from maas.calls import Call, Result
 from maas.errors import Cancelled, DeadlineExceeded, Error, SignatureError
 from maas.executors.awaiting import in_loop
@@ -66,7 +66,7 @@ class Answering:
         self._services = services
         self._collectors = services.collectors
 
-    async def converse(self, form: Form, body: bytearray, read: Call | None = None) -> Response:
+    async def converse(self, form: Form, body: Body, read: Call | None = None) -> Response:
         """What the form makes of the answer to the call that it reads, if it was not `read` yet.
 
         One that was has been charged for.
@@ -98,7 +98,7 @@ class Answering:
                 self._catalogue.leave(version)
         return seen.answers(response)
 
-    async def _read(self, form: Form, version: Version, body: bytearray) -> Call:
+    async def _read(self, form: Form, version: Version, body: Body) -> Call:
         """The call; what its model takes is known afterwards."""
         route = form.route
         if route.packed:

@@ -14,6 +14,7 @@ import sys
 import textwrap
 import threading
 import tracemalloc
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,7 @@ import httpx
 import pytest
 import trustme
 
-from maas.buffers import Buffer
+from maas.buffers import Body, Buffer
 from maas.http import Response
 from maas.server.front import Admission, Head
 from maas.server.runner import Background, Patience, Runner, fastest_loop
@@ -69,8 +70,13 @@ class Front:
         self.bodies.append(bytes(body))
         return Response(200, (), (head.query.encode(),))
 
-    async def own(self, head: Head, body: bytearray) -> Response:
-        body.clear()  # raises if anybody still holds a view of it
+    async def own(self, head: Head, body: Body) -> Response:
+        if isinstance(body, bytearray):
+            body.clear()  # raises if anybody still holds a view of it
+        else:
+            memory = weakref.ref(body.obj)
+            body.release()
+            assert memory() is None, "somebody still holds a view of it"
         return Response(200, (), (b"mine",))
 
     async def nothing(self, head: Head, body: bytearray) -> Response:
