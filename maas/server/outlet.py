@@ -9,7 +9,7 @@ from maas.server.replies import octets, size
 __all__ = ["JOINED", "Outlet"]
 
 JOINED = 64 * 2**10  # below this one write of a copy beats two writes without
-SLICE = 256 * 2**10  # asyncio before 3.12 copies what the socket does not take at once
+SLICE = 128 * 2**10  # asyncio before 3.12 copies what the socket does not take at once
 
 
 class Outlet:

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import gc
 import http.client
 import io
@@ -50,6 +51,9 @@ class Front:
         self.heads.append(head)
         if head.path == "/refuse":
             return Response(401, (("www-authenticate", "Bearer"),), (b"no",))
+        if head.path == "/full":  # meanwhile as much comes as the socket takes
+            self.started.set()
+            self.go_on.wait(PATIENT)
         if head.path == "/fault":
             raise RuntimeError("secret")
         return Admission(2**26, head)
@@ -65,6 +69,8 @@ class Front:
 
     async def echo(self, head: Head, body: bytearray) -> Response:
         return Response(200, (("content-type", "text/plain"),), (body,))
+
+    full = echo
 
     async def meet(self, head: Head, body: bytearray) -> Response:
         self.bodies.append(bytes(body))
@@ -258,6 +264,35 @@ def test_a_body_takes_its_own_size_of_memory(server: Background) -> None:
         assert size <= tracemalloc.get_traced_memory()[1] <= 1.2 * size
     finally:
         tracemalloc.stop()
+
+
+def test_a_large_body_leaves_others_their_turn(server: Background, front: Front) -> None:
+    """However much of it is there, a turn of the loop takes, or gives, 128 KiB of a body."""
+    size, most = 2**23, 2**17
+    steps: list[int] = []
+
+    def watch(before: int) -> None:
+        shared = server.runner._shared
+        now = shared.held + sum(each._outlet._sent for each in shared.connections)
+        steps.append(now - before)
+        asyncio.get_running_loop().call_soon(watch, now)
+
+    with connect(server) as sock:
+        sock.sendall(b"POST /full HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % size)
+        assert front.started.wait(PATIENT)
+        cast("Any", server)._loop.call_soon_threadsafe(watch, 0)
+        sent = received = 0
+        sock.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while sent < size:
+                sent += sock.send(bytes(min(size - sent, most)))
+        assert sent > 2 * most
+        sock.settimeout(PATIENT)
+        front.go_on.set()
+        sock.sendall(bytes(size - sent))
+        while received < size:
+            received += len(sock.recv(2**20))
+    assert max(steps) <= most + 1000
 
 
 def test_an_announced_body_costs_nothing(front: Front) -> None:
