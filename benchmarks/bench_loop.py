@@ -9,6 +9,7 @@ asks with 1 KB while somebody else sends 64 MB at a time.
 import http.client
 import itertools
 import threading
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
@@ -17,7 +18,7 @@ import torch
 
 from benchmarks.callers import Callers, posted
 from benchmarks.comparison import Bound, Report
-from benchmarks.servers import Place, served, watched
+from benchmarks.servers import Place, bare_echo, served, watched
 from maas.calls import CALL, Call
 from maas.http import MSGPACK
 from maas.limits import Limits
@@ -32,9 +33,9 @@ KINDS = {"accept": MSGPACK, "content-type": MSGPACK}
 def main() -> None:
     report = Report(__doc__)
     seconds, rounds, size = (0.1, 2, 2**22) if report.quick else (1.0, 8, 2**26)
-    with served(watched) as place:
+    with served(watched) as place, served(bare_echo) as floor:
         _short_models(report, place, 1.0 if report.quick else 5.0)
-        _beside_large(report, place, seconds, rounds, size)
+        _beside_large(report, place, floor, seconds, rounds, size)
         _keyed(report, place, seconds, size)
     report.close()
 
@@ -54,28 +55,55 @@ def _short_models(report: Report, place: Place, seconds: float) -> None:
     )
 
 
-def _beside_large(report: Report, place: Place, seconds: float, rounds: int, size: int) -> None:
-    """The same small calls, alone and beside large ones, in turn."""
-    small = [_posted(place, "echo", torch.rand(256)) for _ in range(16)]
-    alone: list[float] = []
-    beside: list[float] = []
-    held = 0.0
-    with Callers(_address(place), 1) as caller:
-        caller.ask(small, seconds)
+def _beside_large(
+    report: Report, place: Place, floor: Place, seconds: float, rounds: int, size: int
+) -> None:
+    """The same small calls in turn: alone, beside large ones, and beside those of others.
+
+    Large ones that go to another server tell what the machine itself does to small calls; and a
+    bare echo on the same loop, what a server does that thinks of nothing.
+    """
+    asked = {"ours": place, "floor": floor}
+    small = {
+        name: [_posted(at, "echo", torch.rand(256)) for _ in range(16)]
+        for name, at in asked.items()
+    }
+    times: dict[tuple[str, str], list[float]] = defaultdict(list)
+    held = dict.fromkeys(asked, 0.0)
+    with Callers(_address(place), 1) as one, Callers(_address(floor), 1) as other:
+        callers = {"ours": one, "floor": other}
+        for name, caller in callers.items():
+            caller.ask(small[name], seconds)
         for _ in range(rounds):
-            alone += caller.ask(small, seconds).times
-            place.longest_hold()
-            with _sent_again(place, size):
-                beside += caller.ask(small, seconds).times
-            held = max(held, place.longest_hold())
-    solo = _p99(alone)
+            for name, caller in callers.items():
+                times[name, "alone"] += caller.ask(small[name], seconds).times
+                asked[name].longest_hold()
+                with _sent_again(asked[name], size):
+                    times[name, "beside"] += caller.ask(small[name], seconds).times
+                held[name] = max(held[name], asked[name].longest_hold())
+            with _sent_again(floor, size):
+                times["ours", "elsewhere"] += one.ask(small["ours"], seconds).times
+    ratios = {
+        (name, where): _p99(found) / _p99(times[name, "alone"])
+        for (name, where), found in times.items()
+    }
+    large = f"{size // 2**20} MB"
+    solo = _p99(times["ours", "alone"])
     report.quantity(
-        f"1 KB beside {size // 2**20} MB: p99 over alone",
-        _p99(beside) / solo,
+        f"1 KB beside {large}: p99 over alone",
+        ratios["ours", "beside"],
         f"{solo * 1e3:.2f} ms",
         Bound(most=3.0),
     )
-    report.quantity(f"{size // 2**20} MB: loop held, in ms", held * 1e3, "", HELD)
+    report.quantity(f"beside {large} to another server", ratios["ours", "elsewhere"], "")
+    report.quantity(
+        f"the same of a bare echo, beside {large}",
+        ratios["floor", "beside"],
+        f"{_p99(times['floor', 'alone']) * 1e3:.2f} ms",
+    )
+    report.quantity(
+        f"{large}: loop held, in ms", held["ours"] * 1e3, f"{held['floor'] * 1e3:.2f} bare", HELD
+    )
 
 
 def _keyed(report: Report, place: Place, seconds: float, size: int) -> None:

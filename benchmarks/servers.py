@@ -34,6 +34,7 @@ __all__ = [
     "Place",
     "asgi",
     "bare",
+    "bare_echo",
     "batching",
     "forget_peak",
     "keeping_jobs",
@@ -265,6 +266,44 @@ async def _serve_bare(tell: Callable[[str], None]) -> None:
     server = await loop.create_server(lambda: _Bare(replies), "127.0.0.1", 0)
     tell(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
     await server.serve_forever()
+
+
+def bare_echo(tell: Callable[[str], None]) -> None:
+    """Another floor: whatever is posted comes back, as it lies, with a beat on the loop."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve_echo(tell))
+
+
+async def _serve_echo(tell: Callable[[str], None]) -> None:
+    server = await asyncio.get_running_loop().create_server(_Echo, "127.0.0.1", 0)
+    _beat.begin()
+    tell(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    await server.serve_forever()
+
+
+class _Echo(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._head, self._pieces, self._left = b"", [b""], 0
+
+    def data_received(self, data: bytes) -> None:
+        if not self._left:
+            self._head += data
+            head, end, data = self._head.partition(b"\r\n\r\n")
+            if not end:
+                return
+            self._left = int(re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)[1])  # type: ignore[index]
+        self._pieces.append(data)
+        self._left -= len(data)
+        if not self._left:
+            length = sum(map(len, self._pieces))
+            self._transport.writelines(
+                [_framed(b"", MSGPACK).replace(b": 0", b": %d" % length), *self._pieces]
+            )
+            self._begin()
 
 
 def _framed(body: bytes, kind: str) -> bytes:
