@@ -110,10 +110,10 @@ class Reader:
         CodecError
             As `wire.decode` does; and another kind of message came.
         """
-        if type(data) is not bytearray:  # a large one: beside it, to read its header is nothing
-            return self._decoded(data, model, method, caller)
         end = PREFIX + int.from_bytes(data[8:12], "big")
-        if not PREFIX < end <= PREFIX + _LONGEST or len(data) < end:
+        known = PREFIX < end <= PREFIX + _LONGEST and len(data) >= end
+        # A large body is no bytearray; beside its size, to read its header is nothing.
+        if not known or type(data) is not bytearray:
             return self._decoded(data, model, method, caller)
         # The header ends with the context. Of what a context that is remembered may hold, only its
         # deadline can be what ends in these bytes, if it has one.

@@ -184,8 +184,7 @@ class BatchingExecutor:
             job.begins_later()
             self._enqueue(entry)
         except Exception as error:  # noqa: BLE001 - the job's to raise
-            job.end()
-            job.settle(Failure(error))
+            job.finish(Failure(error))
         else:
             if call.context.deadline is not None:
                 self.inner.release_at(call.context.deadline, job)
@@ -264,7 +263,7 @@ class BatchingExecutor:
         try:
             self._enqueue(entry, prompt.loop)
         except Exception as error:  # noqa: BLE001 - too much waits, or no thread can be had
-            prompt.settle(Failure(error))
+            prompt.finish(Failure(error))
         else:
             self._alarm.set(entry.deadline, prompt.loop)
         return True

@@ -95,6 +95,7 @@ class PromptAnswers:
         turn.prompt = Prompt(turn.give, asyncio.get_running_loop())
         if not version.executor.prompt(asked, turn.prompt):  # type: ignore[attr-defined]
             turn.leave()
+            turn.prompt = None  # it holds the turn
             turn.seen.withdraws()
             return call
         return turn if turn.response is None else turn.response

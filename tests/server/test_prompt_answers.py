@@ -1,6 +1,7 @@
 """Short models on the loop of the connections: over real sockets, and noticed by nobody."""
 
 import asyncio
+import gc
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,11 @@ import torch
 from torch import Tensor, nn
 
 import maas
+from maas.calls import Call
+from maas.executors.base import Job
 from maas.executors.placement import RUNS, STALLS
+from maas.executors.prompt import Prompt
+from maas.executors.queue import Waiting
 from maas.server.metrics import Tally
 
 PATIENCE = 30.0
@@ -73,6 +78,31 @@ def test_a_short_model_comes_to_the_loop(served):
         job = model.submit(x)
         assert torch.equal(job.result(PATIENCE), first)
         assert job.info.compute_seconds > 0
+
+
+def test_a_call_leaves_no_garbage(served):
+    """What a call took is freed with it, and no collector has to hold the loop to find it."""
+    server, url, _ = served
+    x = torch.randn(3, 4)
+    with torch.no_grad(), maas.connect(url, auth="secret") as model, ThreadPoolExecutor(8) as pool:
+        until_on_loop(server, model, x)
+        gc.collect()
+        gc.disable()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            for job in [pool.submit(model, x) for _ in range(100)]:
+                job.result(PATIENCE)
+            here = [server.handler.models["net"].submit(x) for _ in range(100)]
+            for submitted in here:
+                submitted.result(PATIENCE)
+            del here, job, submitted
+            gc.collect()
+            left = {type(each) for each in gc.garbage}
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+    assert not left & {Prompt, Waiting, Job, Call}
 
 
 def test_many_callers_get_their_own_rows(served):
