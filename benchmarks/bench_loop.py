@@ -3,22 +3,23 @@
 Short models run on the loop of the connections, and whatever holds it holds everybody up. How
 long is told by a beat of one millisecond on that loop: the processor time between two beats, so
 that other processes on the machine do not count. Beside that stands what somebody notices who
-asks with 1 KB while somebody else sends 64 MB at a time.
+asks with 1 KB while somebody else sends 64 MB at a time. Lines without a bound tell what is not
+ours: the same of servers that do nothing but that, and the same while the 64 MB go elsewhere.
 """
 
 import http.client
 import itertools
 import threading
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
+import attrs
 import torch
 
 from benchmarks.callers import Callers, posted
 from benchmarks.comparison import Bound, Report
-from benchmarks.servers import Place, bare_echo, served, watched
+from benchmarks.servers import Place, bare_batching, bare_echo, served, watched
 from maas.calls import CALL, Call
 from maas.http import MSGPACK
 from maas.limits import Limits
@@ -33,77 +34,90 @@ KINDS = {"accept": MSGPACK, "content-type": MSGPACK}
 def main() -> None:
     report = Report(__doc__)
     seconds, rounds, size = (0.1, 2, 2**22) if report.quick else (1.0, 8, 2**26)
-    with served(watched) as place, served(bare_echo) as floor:
-        _short_models(report, place, 1.0 if report.quick else 5.0)
-        _beside_large(report, place, floor, seconds, rounds, size)
+    with served(watched) as place:
+        with served(bare_batching) as floor:
+            _short_models(report, place, floor, 1.0 if report.quick else 5.0)
+        with served(bare_echo) as floor:
+            _beside_large(report, (place, floor), seconds, rounds, size)
         _keyed(report, place, seconds, size)
     report.close()
 
 
-def _short_models(report: Report, place: Place, seconds: float) -> None:
+def _short_models(report: Report, place: Place, floor: Place, seconds: float) -> None:
     """BigModel, whose batches of up to 64 rows go on the loop once they are known to be short."""
-    rows = [_posted(place, "big", torch.randn(1, 1000)) for _ in range(256)]
-    with Callers(_address(place), CONNECTIONS) as callers:
-        callers.ask(rows, seconds)
-        place.longest_hold()
-        load = callers.ask(rows, seconds)
+    rows = [torch.randn(1, 1000) for _ in range(256)]
+    ours, rate = _held(place, [_posted(place, "big", row) for row in rows], seconds)
+    raw = [posted("/", _host(floor), [], row.numpy().tobytes()) for row in rows]
+    bare, bare_rate = _held(floor, raw, seconds)
     report.quantity(
-        f"BigModel, {CONNECTIONS} connections: loop held, in ms",
-        place.longest_hold() * 1e3,
-        f"{load.rate:.0f}/s",
-        HELD,
+        f"BigModel, {CONNECTIONS} connections: loop held, in ms", ours, f"{rate:.0f}/s", HELD
     )
+    report.quantity("the same of the bare batcher", bare, f"{bare_rate:.0f}/s")
+
+
+def _held(place: Place, requests: list[bytes], seconds: float) -> tuple[float, float]:
+    """Milliseconds that the loop was held at most, and requests a second."""
+    with Callers(_address(place), CONNECTIONS) as callers:
+        callers.ask(requests, seconds)
+        place.longest_hold()
+        load = callers.ask(requests, seconds)
+    return place.longest_hold() * 1e3, load.rate
 
 
 def _beside_large(
-    report: Report, place: Place, floor: Place, seconds: float, rounds: int, size: int
+    report: Report, places: tuple[Place, Place], seconds: float, rounds: int, size: int
 ) -> None:
-    """The same small calls in turn: alone, beside large ones, and beside those of others.
+    """The same small calls in turn: alone, beside large ones, and beside large ones elsewhere.
 
-    Large ones that go to another server tell what the machine itself does to small calls; and a
-    bare echo on the same loop, what a server does that thinks of nothing.
+    Large ones to another server tell what the machine does to small calls by itself, and a bare
+    echo what a server does to them that thinks of nothing.
     """
-    asked = {"ours": place, "floor": floor}
-    small = {
-        name: [_posted(at, "echo", torch.rand(256)) for _ in range(16)]
-        for name, at in asked.items()
-    }
-    times: dict[tuple[str, str], list[float]] = defaultdict(list)
-    held = dict.fromkeys(asked, 0.0)
-    with Callers(_address(place), 1) as one, Callers(_address(floor), 1) as other:
-        callers = {"ours": one, "floor": other}
-        for name, caller in callers.items():
-            caller.ask(small[name], seconds)
-        for _ in range(rounds):
-            for name, caller in callers.items():
-                times[name, "alone"] += caller.ask(small[name], seconds).times
-                asked[name].longest_hold()
-                with _sent_again(asked[name], size):
-                    times[name, "beside"] += caller.ask(small[name], seconds).times
-                held[name] = max(held[name], asked[name].longest_hold())
-            with _sent_again(floor, size):
-                times["ours", "elsewhere"] += one.ask(small["ours"], seconds).times
-    ratios = {
-        (name, where): _p99(found) / _p99(times[name, "alone"])
-        for (name, where), found in times.items()
-    }
-    large = f"{size // 2**20} MB"
-    solo = _p99(times["ours", "alone"])
+    ours, floor = places
+    found = {place: _Beside() for place in places}
+    elsewhere: list[float] = []
+    for _ in range(rounds):
+        for place, beside in found.items():
+            small = [_posted(place, "echo", torch.rand(256)) for _ in range(16)]
+            with Callers(_address(place), 1) as caller:
+                beside.alone += caller.ask(small, seconds).times
+                place.longest_hold()
+                with _sent_again(place, size):
+                    beside.times += caller.ask(small, seconds).times
+                beside.held = max(beside.held, place.longest_hold() * 1e3)
+                if place is ours:
+                    with _sent_again(floor, size):
+                        elsewhere += caller.ask(small, seconds).times
+    _tell_beside(report, f"{size // 2**20} MB", (found[ours], found[floor]), elsewhere)
+
+
+@attrs.define
+class _Beside:
+    """Seconds of small calls alone and beside large ones, and milliseconds the loop was held."""
+
+    alone: list[float] = attrs.field(factory=list)
+    times: list[float] = attrs.field(factory=list)
+    held: float = 0.0
+
+
+def _tell_beside(
+    report: Report, large: str, found: tuple[_Beside, _Beside], elsewhere: list[float]
+) -> None:
+    ours, bare = found
+    solo, bare_solo = _p99(ours.alone), _p99(bare.alone)
     report.quantity(
         f"1 KB beside {large}: p99 over alone",
-        ratios["ours", "beside"],
+        _p99(ours.times) / solo,
         f"{solo * 1e3:.2f} ms",
         Bound(most=3.0),
     )
-    report.quantity(f"beside {large} to another server", ratios["ours", "elsewhere"], "")
+    report.quantity(f"1 KB, {large} to another server: the same", _p99(elsewhere) / solo, "")
     report.quantity(
-        f"the same of a bare echo, beside {large}",
-        ratios["floor", "beside"],
-        f"{_p99(times['floor', 'alone']) * 1e3:.2f} ms",
+        f"1 KB beside {large}, a bare echo: the same",
+        _p99(bare.times) / bare_solo,
+        f"{bare_solo * 1e3:.2f} ms",
     )
-    report.quantity(
-        f"{large}: loop held, in ms", held["ours"] * 1e3, f"{held['floor'] * 1e3:.2f} bare", HELD
-    )
+    report.quantity(f"{large}: loop held, in ms", ours.held, "", HELD)
+    report.quantity(f"{large}, a bare echo: loop held, in ms", bare.held, "")
 
 
 def _keyed(report: Report, place: Place, seconds: float, size: int) -> None:

@@ -23,6 +23,7 @@ import uvloop
 from torch import Tensor
 
 import maas
+from benchmarks.bare_batcher import bare_batcher
 from benchmarks.big_model import fixed
 from maas.calls import CALL, Call
 from maas.http import MSGPACK
@@ -34,6 +35,7 @@ __all__ = [
     "Place",
     "asgi",
     "bare",
+    "bare_batching",
     "bare_echo",
     "batching",
     "forget_peak",
@@ -268,6 +270,16 @@ async def _serve_bare(tell: Callable[[str], None]) -> None:
     await server.serve_forever()
 
 
+def bare_batching(tell: Callable[[str], None]) -> None:
+    """The floor of batching, with a beat on its loop."""
+
+    def begun(url: str) -> None:
+        _beat.begin()
+        tell(url)
+
+    bare_batcher(begun)
+
+
 def bare_echo(tell: Callable[[str], None]) -> None:
     """Another floor: whatever is posted comes back, as it lies, with a beat on the loop."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -282,32 +294,32 @@ async def _serve_echo(tell: Callable[[str], None]) -> None:
 
 
 class _Echo(asyncio.Protocol):
+    _head = b""
+    _left = 0
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self._begin()
-
-    def _begin(self) -> None:
-        self._head, self._pieces, self._left = b"", [b""], 0
+        self._pieces: list[bytes] = []
 
     def data_received(self, data: bytes) -> None:
         if not self._left:
-            self._head += data
-            head, end, data = self._head.partition(b"\r\n\r\n")
-            if not end:
+            head, end, data = (self._head + data).partition(b"\r\n\r\n")
+            self._head = b"" if end else head
+            length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+            if not end or length is None:
                 return
-            self._left = int(re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)[1])  # type: ignore[index]
+            self._left = int(length[1])
+            self._pieces = [_framed(b"", MSGPACK, self._left)]
         self._pieces.append(data)
         self._left -= len(data)
         if not self._left:
-            length = sum(map(len, self._pieces))
-            self._transport.writelines(
-                [_framed(b"", MSGPACK).replace(b": 0", b": %d" % length), *self._pieces]
-            )
-            self._begin()
+            self._transport.writelines(self._pieces)
+            self._pieces = []
 
 
-def _framed(body: bytes, kind: str) -> bytes:
-    head = f"HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\n\r\n"
+def _framed(body: bytes, kind: str, length: int | None = None) -> bytes:
+    length = len(body) if length is None else length
+    head = f"HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\n\r\n"
     return head.encode() + body
 
 
