@@ -193,11 +193,9 @@ def overloaded(tell: Callable[[str], None]) -> None:
         time.sleep(0.1)
         return x * 2
 
-    model = maas.Model(double, batching=maas.Batching(4, max_queue=64))
+    server = maas.Server(maas.Model(double, batching=maas.Batching(4, max_queue=64)))
     patience = maas.Patience(max_connections=10_000)
-    with maas.serve(model, port=0, block=False, patience=patience) as running:
-        tell(running.url)
-        threading.Event().wait()
+    run(Runner(server.handler, port=0, patience=patience), lambda runner: tell(runner.url))
 
 
 def trained(tell: Callable[[str], None]) -> None:

@@ -159,19 +159,15 @@ class Answering:
 
     async def _finished(self, job: Job[Any], call: Call, version: Version) -> Any:
         """The job's answer, waited for as long as the call may take."""
-        try:
-            # Asked first: of a deadline that has passed, a future would be left to nobody.
-            left = call.context.remaining()
-            await asyncio.wait_for(in_loop(job), left)
-        except TimeoutError:
-            if job.answer is None:
+        if job.answer is None:  # whoever was refused has it by now
+            try:
+                await _settled(job, call.context.remaining())
+            except TimeoutError:
                 job.cancel()
                 raise late(call.model) from None
-        except asyncio.CancelledError:
-            job.cancel()
-            raise
-        except Exception:  # noqa: BLE001, S110 - the model's own error is in job.answer
-            pass
+            except asyncio.CancelledError:
+                job.cancel()
+                raise
         if job.answer is None:
             raise Cancelled("the call was cancelled")
         if isinstance(job.answer, Failure) and isinstance(job.answer.error, SignatureError):
@@ -233,6 +229,24 @@ class Answering:
             raise DeadlineExceeded(
                 f"{call.model} did not answer in time; ask again with the same key"
             ) from None
+
+
+async def _settled(job: Job[Any], timeout: float | None) -> None:
+    """Waits for the job, whose error is not raised: it would hold all that stands here.
+
+    Raises
+    ------
+    TimeoutError
+        The job has no answer by then.
+    """
+    waiter = asyncio.ensure_future(in_loop(job))
+    done, _ = await asyncio.wait((waiter,), timeout=timeout)
+    if not done:
+        waiter.cancel()
+        if job.answer is None:
+            raise TimeoutError
+    elif not waiter.cancelled():
+        waiter.exception()  # seen, so that nobody logs it
 
 
 async def _digest(parts: Sequence[Buffer]) -> bytes:

@@ -5,7 +5,9 @@ import gc
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
+import httpx
 import pytest
 import torch
 from torch import Tensor, nn
@@ -80,29 +82,44 @@ def test_a_short_model_comes_to_the_loop(served):
         assert job.info.compute_seconds > 0
 
 
+@contextmanager
+def uncollected():
+    """The kinds of what only a collector finds, once it is over."""
+    found = set()
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        yield found
+        gc.collect()
+        found.update(map(type, gc.garbage))
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+
+
 def test_a_call_leaves_no_garbage(served):
     """What a call took is freed with it, and no collector has to hold the loop to find it."""
     server, url, _ = served
     x = torch.randn(3, 4)
+    headers = {"content-type": "application/json", "authorization": "Bearer secret"}
+    local = server.handler.models["net"]
     with torch.no_grad(), maas.connect(url, auth="secret") as model, ThreadPoolExecutor(8) as pool:
         until_on_loop(server, model, x)
-        gc.collect()
-        gc.disable()
-        gc.set_debug(gc.DEBUG_SAVEALL)
-        try:
-            for job in [pool.submit(model, x) for _ in range(100)]:
-                job.result(PATIENCE)
-            here = [server.handler.models["net"].submit(x) for _ in range(100)]
-            for submitted in here:
-                submitted.result(PATIENCE)
-            del here, job, submitted
-            gc.collect()
-            left = {type(each) for each in gc.garbage}
-        finally:
-            gc.set_debug(0)
-            gc.garbage.clear()
-            gc.enable()
-    assert not left & {Prompt, Waiting, Job, Call}
+        with uncollected() as found:
+            for asked in [pool.submit(model, x) for _ in range(100)]:
+                asked.result(PATIENCE)
+            ways = (local, local.with_options(timeout=1e-9))
+            here = [way.submit(x) for way in ways for _ in range(20)]
+            for job in here:
+                job.exception(PATIENCE)
+            for seconds, status in (("9", 200), ("0.000001", 504)):
+                timed = headers | {"maas-timeout": seconds}
+                reply = httpx.post(url, content="[[[1, 2, 3, 4]]]", headers=timed)
+                assert reply.status_code == status
+            del asked, here, job
+    assert not found & {Prompt, Waiting, Job, Call}
 
 
 def test_many_callers_get_their_own_rows(served):
