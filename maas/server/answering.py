@@ -240,13 +240,13 @@ async def _settled(job: Job[Any], timeout: float | None) -> None:
         The job has no answer by then.
     """
     waiter = asyncio.ensure_future(in_loop(job))
-    done, _ = await asyncio.wait((waiter,), timeout=timeout)
-    if not done:
-        waiter.cancel()
-        if job.answer is None:
-            raise TimeoutError
-    elif not waiter.cancelled():
-        waiter.exception()  # seen, so that nobody logs it
+    try:
+        done, _ = await asyncio.wait((waiter,), timeout=timeout)
+    finally:
+        if not waiter.cancel() and not waiter.cancelled():
+            waiter.exception()  # seen, so that nobody logs it
+    if not done and job.answer is None:
+        raise TimeoutError
 
 
 async def _digest(parts: Sequence[Buffer]) -> bytes:
