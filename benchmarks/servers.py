@@ -37,6 +37,7 @@ __all__ = [
     "bare",
     "bare_batching",
     "bare_echo",
+    "bare_refusal",
     "batching",
     "forget_peak",
     "keeping_jobs",
@@ -262,6 +263,10 @@ async def _serve_bare(tell: Callable[[str], None]) -> None:
         call = encode_call(Call("big", CALL, (torch.zeros(1000),)), Limits())
         answered = await client.post("/big", headers=accept, content=b"".join(call))
         replies[b"POST /big H"] = _framed(answered.content, MSGPACK)
+    await _serve_replies(tell, replies)
+
+
+async def _serve_replies(tell: Callable[[str], None], replies: dict[bytes, bytes]) -> None:
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: _Bare(replies), "127.0.0.1", 0)
     tell(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
@@ -289,6 +294,13 @@ async def _serve_echo(tell: Callable[[str], None]) -> None:
     _beat.begin()
     tell(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
     await server.serve_forever()
+
+
+def bare_refusal(tell: Callable[[str], None]) -> None:
+    """A floor of refusing: all that the model of `overloaded` is asked, at once and unread."""
+    refusal = b"HTTP/1.1 429 Too Many Requests\r\ncontent-length: 0\r\n\r\n"
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve_replies(tell, {b"POST /doubl": refusal}))
 
 
 class _Echo(asyncio.Protocol):
