@@ -3,7 +3,8 @@
 Short models run on the loop of the connections, and whatever holds it holds everybody up. How
 long is told by a beat of one millisecond on that loop: the processor time between two beats, so
 that other processes on the machine do not count. Beside that stands what somebody notices who
-asks with 1 KB while somebody else sends 64 MB at a time.
+asks with 1 KB while somebody else sends 64 MB at a time. Lines without a bound tell what is not
+ours: the same of servers that do nothing but that, and the same while the 64 MB go elsewhere.
 """
 
 import http.client
@@ -13,11 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
+import attrs
 import torch
 
 from benchmarks.callers import Callers, posted
 from benchmarks.comparison import Bound, Report
-from benchmarks.servers import Place, served, watched
+from benchmarks.servers import Place, bare_batching, bare_echo, served, watched
 from maas.calls import CALL, Call
 from maas.http import MSGPACK
 from maas.limits import Limits
@@ -33,49 +35,89 @@ def main() -> None:
     report = Report(__doc__)
     seconds, rounds, size = (0.1, 2, 2**22) if report.quick else (1.0, 8, 2**26)
     with served(watched) as place:
-        _short_models(report, place, 1.0 if report.quick else 5.0)
-        _beside_large(report, place, seconds, rounds, size)
+        with served(bare_batching) as floor:
+            _short_models(report, place, floor, 1.0 if report.quick else 5.0)
+        with served(bare_echo) as floor:
+            _beside_large(report, (place, floor), seconds, rounds, size)
         _keyed(report, place, seconds, size)
     report.close()
 
 
-def _short_models(report: Report, place: Place, seconds: float) -> None:
+def _short_models(report: Report, place: Place, floor: Place, seconds: float) -> None:
     """BigModel, whose batches of up to 64 rows go on the loop once they are known to be short."""
-    rows = [_posted(place, "big", torch.randn(1, 1000)) for _ in range(256)]
-    with Callers(_address(place), CONNECTIONS) as callers:
-        callers.ask(rows, seconds)
-        place.longest_hold()
-        load = callers.ask(rows, seconds)
+    rows = [torch.randn(1, 1000) for _ in range(256)]
+    ours, rate = _held(place, [_posted(place, "big", row) for row in rows], seconds)
+    raw = [posted("/", _host(floor), [], row.numpy().tobytes()) for row in rows]
+    bare, bare_rate = _held(floor, raw, seconds)
     report.quantity(
-        f"BigModel, {CONNECTIONS} connections: loop held, in ms",
-        place.longest_hold() * 1e3,
-        f"{load.rate:.0f}/s",
-        HELD,
+        f"BigModel, {CONNECTIONS} connections: loop held, in ms", ours, f"{rate:.0f}/s", HELD
     )
+    report.quantity("the same of the bare batcher", bare, f"{bare_rate:.0f}/s")
 
 
-def _beside_large(report: Report, place: Place, seconds: float, rounds: int, size: int) -> None:
-    """The same small calls, alone and beside large ones, in turn."""
-    small = [_posted(place, "echo", torch.rand(256)) for _ in range(16)]
-    alone: list[float] = []
-    beside: list[float] = []
-    held = 0.0
-    with Callers(_address(place), 1) as caller:
-        caller.ask(small, seconds)
-        for _ in range(rounds):
-            alone += caller.ask(small, seconds).times
-            place.longest_hold()
-            with _sent_again(place, size):
-                beside += caller.ask(small, seconds).times
-            held = max(held, place.longest_hold())
-    solo = _p99(alone)
+def _held(place: Place, requests: list[bytes], seconds: float) -> tuple[float, float]:
+    """Milliseconds that the loop was held at most, and requests a second."""
+    with Callers(_address(place), CONNECTIONS) as callers:
+        callers.ask(requests, seconds)
+        place.longest_hold()
+        load = callers.ask(requests, seconds)
+    return place.longest_hold() * 1e3, load.rate
+
+
+def _beside_large(
+    report: Report, places: tuple[Place, Place], seconds: float, rounds: int, size: int
+) -> None:
+    """The same small calls in turn: alone, beside large ones, and beside large ones elsewhere.
+
+    Large ones to another server tell what the machine does to small calls by itself, and a bare
+    echo what a server does to them that thinks of nothing.
+    """
+    ours, floor = places
+    found = {place: _Beside() for place in places}
+    elsewhere: list[float] = []
+    for _ in range(rounds):
+        for place, beside in found.items():
+            small = [_posted(place, "echo", torch.rand(256)) for _ in range(16)]
+            with Callers(_address(place), 1) as caller:
+                beside.alone += caller.ask(small, seconds).times
+                place.longest_hold()
+                with _sent_again(place, size):
+                    beside.times += caller.ask(small, seconds).times
+                beside.held = max(beside.held, place.longest_hold() * 1e3)
+                if place is ours:
+                    with _sent_again(floor, size):
+                        elsewhere += caller.ask(small, seconds).times
+    _tell_beside(report, f"{size // 2**20} MB", (found[ours], found[floor]), elsewhere)
+
+
+@attrs.define
+class _Beside:
+    """Seconds of small calls alone and beside large ones, and milliseconds the loop was held."""
+
+    alone: list[float] = attrs.field(factory=list)
+    times: list[float] = attrs.field(factory=list)
+    held: float = 0.0
+
+
+def _tell_beside(
+    report: Report, large: str, found: tuple[_Beside, _Beside], elsewhere: list[float]
+) -> None:
+    ours, bare = found
+    solo, bare_solo = _p99(ours.alone), _p99(bare.alone)
     report.quantity(
-        f"1 KB beside {size // 2**20} MB: p99 over alone",
-        _p99(beside) / solo,
+        f"1 KB beside {large}: p99 over alone",
+        _p99(ours.times) / solo,
         f"{solo * 1e3:.2f} ms",
         Bound(most=3.0),
     )
-    report.quantity(f"{size // 2**20} MB: loop held, in ms", held * 1e3, "", HELD)
+    report.quantity(f"1 KB, {large} to another server: the same", _p99(elsewhere) / solo, "")
+    report.quantity(
+        f"1 KB beside {large}, a bare echo: the same",
+        _p99(bare.times) / bare_solo,
+        f"{bare_solo * 1e3:.2f} ms",
+    )
+    report.quantity(f"{large}: loop held, in ms", ours.held, "", HELD)
+    report.quantity(f"{large}, a bare echo: loop held, in ms", bare.held, "")
 
 
 def _keyed(report: Report, place: Place, seconds: float, size: int) -> None:

@@ -9,6 +9,7 @@ other work it is this program that is too slow.
 """
 
 import asyncio
+import gc
 import json
 import time
 from collections import Counter
@@ -19,7 +20,7 @@ import attrs
 import uvloop
 
 from benchmarks.comparison import Bound, Report
-from benchmarks.servers import overloaded, served
+from benchmarks.servers import bare_refusal, overloaded, served
 
 TIMES = 10
 TIMEOUT = 2.0
@@ -28,12 +29,16 @@ CALLERS = 32
 
 def main() -> None:
     report = Report(__doc__)
+    gc.collect()
+    gc.freeze()  # a full collection of what torch brings takes 0.1 s, and would be told as theirs
     short, step, settle = (0.5, 0.5, 0.2) if report.quick else (5.0, 30.0, 2.0)
     with (
         served(overloaded) as place,
+        served(bare_refusal) as floor,
         asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
     ):
         peak, flood, after = runner.run(_phases(place.url, short, step, settle))
+        bare = runner.run(_refused(floor.url, TIMES * peak, short))
     report.quantity(
         "10 times the load, goodput over peak",
         flood.goodput / peak,
@@ -45,6 +50,11 @@ def main() -> None:
         _p99(flood.refusals) * 1e3,
         f"{flood.told[429]} times",
         Bound(most=50.0),
+    )
+    report.quantity(
+        "the same of who refuses all, unread",
+        _p99(bare.refusals) * 1e3,
+        f"{bare.told[429]} times",
     )
     report.quantity(
         "2 s after it, share answered at 0.8 of peak",
@@ -73,6 +83,14 @@ async def _phases(
     after = await crowd.open(0.8 * peak, short)
     await crowd.close()
     return peak, flood, after
+
+
+async def _refused(url: str, rate: float, seconds: float) -> "_Phase":
+    """Calls at that rate to a server that refuses all: what the machine, and this program, take."""
+    crowd = _Crowd(url)
+    phase = await crowd.open(rate, seconds)
+    await crowd.close()
+    return phase
 
 
 @attrs.define

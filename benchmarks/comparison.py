@@ -120,7 +120,7 @@ class Report:
         whole_time, part_time = map(_time, map(statistics.median, (done.ours, done.peers)))
         self._line([what, whole_time, part_time, ""], extra * 1e6, bound)
 
-    def quantity(self, what: str, ours: float, beside: str, bound: Bound) -> None:
+    def quantity(self, what: str, ours: float, beside: str, bound: Bound | None = None) -> None:
         """One line of a quantity that is bounded in itself, with another one beside it."""
         self._line([what, f"{ours:.2f}", beside, ""], ours, bound)
 

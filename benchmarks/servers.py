@@ -23,6 +23,7 @@ import uvloop
 from torch import Tensor
 
 import maas
+from benchmarks.bare_batcher import bare_batcher
 from benchmarks.big_model import fixed
 from maas.calls import CALL, Call
 from maas.http import MSGPACK
@@ -34,6 +35,9 @@ __all__ = [
     "Place",
     "asgi",
     "bare",
+    "bare_batching",
+    "bare_echo",
+    "bare_refusal",
     "batching",
     "forget_peak",
     "keeping_jobs",
@@ -190,11 +194,9 @@ def overloaded(tell: Callable[[str], None]) -> None:
         time.sleep(0.1)
         return x * 2
 
-    model = maas.Model(double, batching=maas.Batching(4, max_queue=64))
+    server = maas.Server(maas.Model(double, batching=maas.Batching(4, max_queue=64)))
     patience = maas.Patience(max_connections=10_000)
-    with maas.serve(model, port=0, block=False, patience=patience) as running:
-        tell(running.url)
-        threading.Event().wait()
+    run(Runner(server.handler, port=0, patience=patience), lambda runner: tell(runner.url))
 
 
 def trained(tell: Callable[[str], None]) -> None:
@@ -261,14 +263,73 @@ async def _serve_bare(tell: Callable[[str], None]) -> None:
         call = encode_call(Call("big", CALL, (torch.zeros(1000),)), Limits())
         answered = await client.post("/big", headers=accept, content=b"".join(call))
         replies[b"POST /big H"] = _framed(answered.content, MSGPACK)
+    await _serve_replies(tell, replies)
+
+
+async def _serve_replies(tell: Callable[[str], None], replies: dict[bytes, bytes]) -> None:
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: _Bare(replies), "127.0.0.1", 0)
     tell(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
     await server.serve_forever()
 
 
-def _framed(body: bytes, kind: str) -> bytes:
-    head = f"HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: {len(body)}\r\n\r\n"
+def bare_batching(tell: Callable[[str], None]) -> None:
+    """The floor of batching, with a beat on its loop."""
+
+    def begun(url: str) -> None:
+        _beat.begin()
+        tell(url)
+
+    bare_batcher(begun)
+
+
+def bare_echo(tell: Callable[[str], None]) -> None:
+    """Another floor: whatever is posted comes back, as it lies, with a beat on the loop."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve_echo(tell))
+
+
+async def _serve_echo(tell: Callable[[str], None]) -> None:
+    server = await asyncio.get_running_loop().create_server(_Echo, "127.0.0.1", 0)
+    _beat.begin()
+    tell(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    await server.serve_forever()
+
+
+def bare_refusal(tell: Callable[[str], None]) -> None:
+    """A floor of refusing: all that the model of `overloaded` is asked, at once and unread."""
+    refusal = b"HTTP/1.1 429 Too Many Requests\r\ncontent-length: 0\r\n\r\n"
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve_replies(tell, {b"POST /doubl": refusal}))
+
+
+class _Echo(asyncio.Protocol):
+    _head = b""
+    _left = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._pieces: list[bytes] = []
+
+    def data_received(self, data: bytes) -> None:
+        if not self._left:
+            head, end, data = (self._head + data).partition(b"\r\n\r\n")
+            self._head = b"" if end else head
+            length = re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)
+            if not end or length is None:
+                return
+            self._left = int(length[1])
+            self._pieces = [_framed(b"", MSGPACK, self._left)]
+        self._pieces.append(data)
+        self._left -= len(data)
+        if not self._left:
+            self._transport.writelines(self._pieces)
+            self._pieces = []
+
+
+def _framed(body: bytes, kind: str, length: int | None = None) -> bytes:
+    length = len(body) if length is None else length
+    head = f"HTTP/1.1 200 OK\r\ncontent-type: {kind}\r\ncontent-length: {length}\r\n\r\n"
     return head.encode() + body
 
 

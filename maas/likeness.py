@@ -20,7 +20,7 @@ from typing import Any
 import attrs
 
 from maas import tensors
-from maas.buffers import Buffer
+from maas.buffers import Body, Buffer
 from maas.calls import Call, Context, Info, Result
 from maas.errors import CodecError
 from maas.limits import Limits
@@ -102,7 +102,7 @@ class Reader:
         self._limits = limits
         self._known: dict[tuple[str, str, bytes], Likeness] = {}
 
-    def read(self, data: bytearray, *, model: str, method: str, caller: str = "") -> Call:
+    def read(self, data: Body, *, model: str, method: str, caller: str = "") -> Call:
         """The call that the message holds; it tells its likeness, where it may come again.
 
         Raises
@@ -111,7 +111,9 @@ class Reader:
             As `wire.decode` does; and another kind of message came.
         """
         end = PREFIX + int.from_bytes(data[8:12], "big")
-        if not PREFIX < end <= PREFIX + _LONGEST or len(data) < end:
+        known = PREFIX < end <= PREFIX + _LONGEST and len(data) >= end
+        # A large body is no bytearray; beside its size, to read its header is nothing.
+        if not known or type(data) is not bytearray:
             return self._decoded(data, model, method, caller)
         # The header ends with the context. Of what a context that is remembered may hold, only its
         # deadline can be what ends in these bytes, if it has one.
@@ -149,7 +151,7 @@ class Reader:
             del values[placed:]
         return Call(model, method, tuple(values), kwargs, context, True, caller, (), likeness)
 
-    def _decoded(self, data: bytearray, model: str, method: str, caller: str) -> Call:
+    def _decoded(self, data: Body, model: str, method: str, caller: str) -> Call:
         message = decode(data, self._limits, model=model, method=method)
         if not isinstance(message, Call):
             raise CodecError("this address takes a call, and another kind of message came")

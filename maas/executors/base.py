@@ -230,6 +230,7 @@ class Job(concurrent.futures.Future[T], Generic[T]):
     def finish(self, answer: Result | Failure) -> None:
         """For an executor: the work has ended, or will never begin, and this is its answer."""
         self.end()  # first: by the time its caller asks again, its slot is free
+        self._on_cancel = None  # as a prompt's
         self.settle(answer)
 
     def cancel(self) -> bool:
@@ -243,8 +244,9 @@ class Job(concurrent.futures.Future[T], Generic[T]):
         return True
 
     def _stop(self) -> None:
-        if self._on_cancel is not None:
-            self._on_cancel()
+        on_cancel = self._on_cancel
+        if on_cancel is not None:
+            on_cancel()
         if self._work == _WAITS:
             self.end()
 

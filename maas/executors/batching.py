@@ -19,7 +19,7 @@ import attrs
 from maas.backends.base import Method
 from maas.batching import Batching
 from maas.calls import AMBIENT, CALL, Call, Context, Result
-from maas.errors import Cancelled, DeadlineExceeded
+from maas.errors import Cancelled
 from maas.executors.base import Job, ModelInfo, Stream, late, waited_for
 from maas.executors.batch_forms import Form, Forms, entry_of
 from maas.executors.batch_rules import Rule, rules_for
@@ -184,8 +184,8 @@ class BatchingExecutor:
             job.begins_later()
             self._enqueue(entry)
         except Exception as error:  # noqa: BLE001 - the job's to raise
-            job.end()
-            job.settle(Failure(error))
+            # Its traceback would hold the job that holds it: garbage, and for each refusal some.
+            job.finish(Failure(error.with_traceback(None)))
         else:
             if call.context.deadline is not None:
                 self.inner.release_at(call.context.deadline, job)
@@ -196,10 +196,8 @@ class BatchingExecutor:
         return call.context.rng is not None or self.inner.draws(call.context, method)
 
     def _check_time(self, context: Context) -> None:
-        try:
-            context.remaining()
-        except DeadlineExceeded:
-            raise late(self.name) from None
+        if context.deadline is not None and context.deadline <= time.monotonic():
+            raise late(self.name)
 
     def _enqueue(self, entry: Waiting, loop: Any = None) -> None:
         """The call waits; `loop` is where its caller waits for it, if that is one."""
@@ -255,7 +253,7 @@ class BatchingExecutor:
         try:
             asked, form = self._forms.asked(call, rule, prompt)
         except Exception as error:  # noqa: BLE001 - the caller's to hear
-            prompt.settle(Failure(error))
+            prompt.settle(Failure(error.with_traceback(None)))
             return True
         if self._gathering.lone and form is not None and self._ran_at_once(asked, form, now):
             return True
@@ -264,7 +262,7 @@ class BatchingExecutor:
         try:
             self._enqueue(entry, prompt.loop)
         except Exception as error:  # noqa: BLE001 - too much waits, or no thread can be had
-            prompt.settle(Failure(error))
+            prompt.finish(Failure(error.with_traceback(None)))
         else:
             self._alarm.set(entry.deadline, prompt.loop)
         return True

@@ -258,7 +258,8 @@ class LocalExecutor:
                     self._place(call).ran(meter.cost())
                 job.settle(answer)
         except DeadlineExceeded as error:
-            job.settle(Failure(error))
+            # Its traceback would hold the job that holds it, until a collector finds them.
+            job.settle(Failure(error.with_traceback(None)))
         finally:
             job.end()
 

@@ -102,6 +102,7 @@ class Prompt:
     def finish(self, answer: Result | Failure) -> None:
         """For an executor: the work has ended, and this is its answer."""
         self.runs = False
+        self.on_cancel = None  # which may hold the call, and so this: garbage to be searched for
         if self._then is not None:
             self._tell(self._then)
         self.settle(answer)
@@ -109,8 +110,9 @@ class Prompt:
     def cancel(self) -> bool:
         """Gives the call up; True unless it had ended before."""
         waited, self._give = self._give is not None, None
-        if waited and self.on_cancel is not None:
-            self.on_cancel()
+        on_cancel = self.on_cancel
+        if waited and on_cancel is not None:
+            on_cancel()
         return waited
 
 

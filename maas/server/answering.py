@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import attrs
 
 from maas import tracing, wire
-from maas.buffers import Buffer
+from maas.buffers import Body, Buffer
 from maas.calls import Call, Result
 from maas.errors import Cancelled, DeadlineExceeded, Error, SignatureError
 from maas.executors.awaiting import in_loop
@@ -66,7 +66,7 @@ class Answering:
         self._services = services
         self._collectors = services.collectors
 
-    async def converse(self, form: Form, body: bytearray, read: Call | None = None) -> Response:
+    async def converse(self, form: Form, body: Body, read: Call | None = None) -> Response:
         """What the form makes of the answer to the call that it reads, if it was not `read` yet.
 
         One that was has been charged for.
@@ -98,7 +98,7 @@ class Answering:
                 self._catalogue.leave(version)
         return seen.answers(response)
 
-    async def _read(self, form: Form, version: Version, body: bytearray) -> Call:
+    async def _read(self, form: Form, version: Version, body: Body) -> Call:
         """The call; what its model takes is known afterwards."""
         route = form.route
         if route.packed:
@@ -159,19 +159,15 @@ class Answering:
 
     async def _finished(self, job: Job[Any], call: Call, version: Version) -> Any:
         """The job's answer, waited for as long as the call may take."""
-        try:
-            # Asked first: of a deadline that has passed, a future would be left to nobody.
-            left = call.context.remaining()
-            await asyncio.wait_for(in_loop(job), left)
-        except TimeoutError:
-            if job.answer is None:
+        if job.answer is None:  # whoever was refused has it by now
+            try:
+                await _settled(job, call.context.remaining())
+            except TimeoutError:
                 job.cancel()
                 raise late(call.model) from None
-        except asyncio.CancelledError:
-            job.cancel()
-            raise
-        except Exception:  # noqa: BLE001, S110 - the model's own error is in job.answer
-            pass
+            except asyncio.CancelledError:
+                job.cancel()
+                raise
         if job.answer is None:
             raise Cancelled("the call was cancelled")
         if isinstance(job.answer, Failure) and isinstance(job.answer.error, SignatureError):
@@ -233,6 +229,24 @@ class Answering:
             raise DeadlineExceeded(
                 f"{call.model} did not answer in time; ask again with the same key"
             ) from None
+
+
+async def _settled(job: Job[Any], timeout: float | None) -> None:
+    """Waits for the job, whose error is not raised: it would hold all that stands here.
+
+    Raises
+    ------
+    TimeoutError
+        The job has no answer by then.
+    """
+    waiter = asyncio.ensure_future(in_loop(job))
+    try:
+        done, _ = await asyncio.wait((waiter,), timeout=timeout)
+    finally:
+        if not waiter.cancel() and not waiter.cancelled():
+            waiter.exception()  # seen, so that nobody logs it
+    if not done and job.answer is None:
+        raise TimeoutError
 
 
 async def _digest(parts: Sequence[Buffer]) -> bytes:

@@ -11,6 +11,7 @@ import threading
 import zlib
 from collections.abc import AsyncIterator, Iterator
 
+from maas.buffers import Body
 from maas.errors import Cancelled, CodecError, LimitExceeded, Overloaded
 from maas.http import Headers
 
@@ -59,7 +60,7 @@ class Inflater:
         self._lock = threading.Lock()
 
     @contextlib.asynccontextmanager
-    async def opened(self, name: str, body: bytearray) -> AsyncIterator[bytearray]:
+    async def opened(self, name: str, body: Body) -> AsyncIterator[bytearray]:
         """The body without its coding, charged for as long as the context lasts.
 
         Raises
@@ -116,7 +117,7 @@ class _Lease:
             self._inflater.release(self._taken)
 
 
-def _inflate(name: str, body: bytearray, lease: _Lease) -> bytearray:
+def _inflate(name: str, body: Body, lease: _Lease) -> bytearray:
     opener = zlib.decompressobj(_WINDOWS[name])
     opened = bytearray()
     try:

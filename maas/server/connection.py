@@ -25,7 +25,7 @@ from typing import Any, cast
 
 import attrs
 
-from maas.buffers import Buffer
+from maas.buffers import Body, Buffer
 from maas.errors import Overloaded
 from maas.http import Response
 from maas.server.framing import Chunked, HeadReader, Opening, Refusal, Sized
@@ -172,6 +172,18 @@ class Connection(asyncio.BufferedProtocol):
         elif self._stage is not Stage.LINGER:
             self._inbox += self._shared.scratch[:nbytes]
             self._advance()
+        if nbytes >= PIPELINED:
+            self._let_others_read()
+
+    def _let_others_read(self) -> None:
+        """Read on in the loop's next turn: libuv reads 32 times before it looks at anybody else."""
+        if not self._transport.is_closing():
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        if not self._paused and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def _advance(self) -> None:
         try:
@@ -266,7 +278,7 @@ class Connection(asyncio.BufferedProtocol):
 
     # Answering: at once, or once the front says so, or in a task
 
-    def _ask(self, body: bytearray) -> None:
+    def _ask(self, body: Body) -> None:
         self._body = None
         self._stage = Stage.ANSWER
         self._computing = True

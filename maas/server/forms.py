@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
 from maas import wire
-from maas.buffers import Buffer
+from maas.buffers import Body, Buffer
 from maas.calls import Call, Context, Info
 from maas.errors import CodecError, Error, InternalError, NotFound, NotReady, Overloaded
 from maas.executors.base import ModelInfo, Stream, no_method
@@ -98,7 +98,7 @@ class Form(Protocol):
     def wish(self) -> bytes:
         """What the answer depends on beyond the call; told after `read`."""
 
-    def read(self, body: bytearray) -> Call:
+    def read(self, body: Body) -> Call:
         """The call that the body holds."""
 
     def answer(self, answer: Any) -> Response:
@@ -126,7 +126,7 @@ class Packed:
     def _headers(self) -> Headers:
         return (("content-type", MSGPACK),) if self.served is None else self.served.headers
 
-    def read(self, body: bytearray) -> Call:
+    def read(self, body: Body) -> Call:
         """The call that the message holds."""
         route = self.route
         return self._serving.reader.read(body, model=route.model, method=route.method)
@@ -181,7 +181,7 @@ class Plain:
     def _headers(self) -> Headers:
         return () if self.served is None else (("maas-model", self.served.address),)
 
-    def read(self, body: bytearray) -> Call:
+    def read(self, body: Body) -> Call:
         """The call that the JSON text holds."""
         route = self.route
         assert self.served is not None  # noqa: S101 - only what runs is read

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import attrs
 
+from maas.buffers import Body
 from maas.http import Headers, Response
 from maas.records import frozen
 
@@ -104,7 +105,7 @@ class Front(Protocol):
     def admit(self, head: Head) -> Admission | Response:
         """Decide on a head, cheaply and without waiting; a `Response` refuses."""
 
-    def answer(self, admission: Admission, body: bytearray) -> Response | Awaitable[Response]:
+    def answer(self, admission: Admission, body: Body) -> Response | Awaitable[Response]:
         """Answer an admitted request, whose body now belongs to the front.
 
         The response itself where it is there at once, so that no task need be made for it.

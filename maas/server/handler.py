@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from maas.buffers import Body
 from maas.calls import Call
 from maas.errors import Error, NotFound, NotReady
 from maas.executors.base import ModelInfo
@@ -197,7 +198,7 @@ class Handler:
 
     # Calls.
 
-    def answer(self, admission: Admission, body: bytearray) -> Response | Awaitable[Response]:
+    def answer(self, admission: Admission, body: Body) -> Response | Awaitable[Response]:
         """The answer to an admitted request; failures are answers too."""
         route: Any = admission.route
         if isinstance(route, InferenceRoute):

@@ -9,7 +9,7 @@ from maas.server.replies import octets, size
 __all__ = ["JOINED", "Outlet"]
 
 JOINED = 64 * 2**10  # below this one write of a copy beats two writes without
-SLICE = 256 * 2**10  # asyncio before 3.12 copies what the socket does not take at once
+SLICE = 128 * 2**10  # asyncio before 3.12 copies what the socket does not take at once
 
 
 class Outlet:
@@ -49,8 +49,8 @@ class Outlet:
         for buffer in buffers:
             view = octets(buffer)
             for start in range(0, len(view), SLICE):
-                if self._resumed is not None:
-                    await self._resumed
+                # A socket takes megabytes at once, and somebody who reads as fast takes all.
+                await (self._resumed or asyncio.sleep(0))
                 self.write(view[start : start + SLICE])
 
     async def emptied(self) -> None:

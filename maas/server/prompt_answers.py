@@ -8,6 +8,7 @@ import asyncio
 from functools import partial
 from typing import Any, Protocol
 
+from maas.buffers import Body
 from maas.calls import Call, Result
 from maas.executors.prompt import Prompt
 from maas.http import Response
@@ -52,7 +53,7 @@ class PromptAnswers:
         self._house = house
         self._entrance = house.entrance
 
-    def answer(self, route: Route, body: bytearray) -> Response | Pending | Call | None:
+    def answer(self, route: Route, body: Body) -> Response | Pending | Call | None:
         """The response, or one that will come; else the call if it was read, to be asked otherwise.
 
         A call that was read has been charged for.
@@ -94,6 +95,7 @@ class PromptAnswers:
         turn.prompt = Prompt(turn.give, asyncio.get_running_loop())
         if not version.executor.prompt(asked, turn.prompt):  # type: ignore[attr-defined]
             turn.leave()
+            turn.prompt = None  # it holds the turn
             turn.seen.withdraws()
             return call
         return turn if turn.response is None else turn.response

@@ -1,16 +1,23 @@
 """Short models on the loop of the connections: over real sockets, and noticed by nobody."""
 
 import asyncio
+import gc
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
+import httpx
 import pytest
 import torch
 from torch import Tensor, nn
 
 import maas
+from maas.calls import Call
+from maas.executors.base import Job
 from maas.executors.placement import RUNS, STALLS
+from maas.executors.prompt import Prompt
+from maas.executors.queue import Waiting
 from maas.server.metrics import Tally
 
 PATIENCE = 30.0
@@ -73,6 +80,46 @@ def test_a_short_model_comes_to_the_loop(served):
         job = model.submit(x)
         assert torch.equal(job.result(PATIENCE), first)
         assert job.info.compute_seconds > 0
+
+
+@contextmanager
+def uncollected():
+    """The kinds of what only a collector finds, once it is over."""
+    found = set()
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        yield found
+        gc.collect()
+        found.update(map(type, gc.garbage))
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+
+
+def test_a_call_leaves_no_garbage(served):
+    """What a call took is freed with it, and no collector has to hold the loop to find it."""
+    server, url, _ = served
+    x = torch.randn(3, 4)
+    headers = {"content-type": "application/json", "authorization": "Bearer secret"}
+    local = server.handler.models["net"]
+    with torch.no_grad(), maas.connect(url, auth="secret") as model, ThreadPoolExecutor(8) as pool:
+        until_on_loop(server, model, x)
+        with uncollected() as found:
+            for asked in [pool.submit(model, x) for _ in range(100)]:
+                asked.result(PATIENCE)
+            ways = (local, local.with_options(timeout=1e-9))
+            here = [way.submit(x) for way in ways for _ in range(20)]
+            for job in here:
+                job.exception(PATIENCE)
+            for seconds, status in (("9", 200), ("0.000001", 504)):
+                timed = headers | {"maas-timeout": seconds}
+                reply = httpx.post(url, content="[[[1, 2, 3, 4]]]", headers=timed)
+                assert reply.status_code == status
+            del asked, here, job
+    assert not found & {Prompt, Waiting, Job, Call}
 
 
 def test_many_callers_get_their_own_rows(served):

@@ -1,4 +1,5 @@
 import asyncio
+import contextlib
 import gc
 import http.client
 import io
@@ -14,6 +15,7 @@ import sys
 import textwrap
 import threading
 import tracemalloc
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +25,7 @@ import httpx
 import pytest
 import trustme
 
-from maas.buffers import Buffer
+from maas.buffers import Body, Buffer
 from maas.http import Response
 from maas.server.front import Admission, Head
 from maas.server.runner import Background, Patience, Runner, fastest_loop
@@ -49,6 +51,9 @@ class Front:
         self.heads.append(head)
         if head.path == "/refuse":
             return Response(401, (("www-authenticate", "Bearer"),), (b"no",))
+        if head.path == "/full":  # meanwhile as much comes as the socket takes
+            self.started.set()
+            self.go_on.wait(PATIENT)
         if head.path == "/fault":
             raise RuntimeError("secret")
         return Admission(2**26, head)
@@ -65,12 +70,19 @@ class Front:
     async def echo(self, head: Head, body: bytearray) -> Response:
         return Response(200, (("content-type", "text/plain"),), (body,))
 
+    full = echo
+
     async def meet(self, head: Head, body: bytearray) -> Response:
         self.bodies.append(bytes(body))
         return Response(200, (), (head.query.encode(),))
 
-    async def own(self, head: Head, body: bytearray) -> Response:
-        body.clear()  # raises if anybody still holds a view of it
+    async def own(self, head: Head, body: Body) -> Response:
+        if isinstance(body, bytearray):
+            body.clear()  # raises if anybody still holds a view of it
+        else:
+            memory = weakref.ref(body.obj)
+            body.release()
+            assert memory() is None, "somebody still holds a view of it"
         return Response(200, (), (b"mine",))
 
     async def nothing(self, head: Head, body: bytearray) -> Response:
@@ -252,6 +264,35 @@ def test_a_body_takes_its_own_size_of_memory(server: Background) -> None:
         assert size <= tracemalloc.get_traced_memory()[1] <= 1.2 * size
     finally:
         tracemalloc.stop()
+
+
+def test_a_large_body_leaves_others_their_turn(server: Background, front: Front) -> None:
+    """However much of it is there, a turn of the loop takes, or gives, 128 KiB of a body."""
+    size, most = 2**23, 2**17
+    steps: list[int] = []
+
+    def watch(before: int) -> None:
+        shared = server.runner._shared
+        now = shared.held + sum(each._outlet._sent for each in shared.connections)
+        steps.append(now - before)
+        asyncio.get_running_loop().call_soon(watch, now)
+
+    with connect(server) as sock:
+        sock.sendall(b"POST /full HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % size)
+        assert front.started.wait(PATIENT)
+        cast("Any", server)._loop.call_soon_threadsafe(watch, 0)
+        sent = received = 0
+        sock.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while sent < size:
+                sent += sock.send(bytes(min(size - sent, most)))
+        assert sent > 2 * most
+        sock.settimeout(PATIENT)
+        front.go_on.set()
+        sock.sendall(bytes(size - sent))
+        while received < size:
+            received += len(sock.recv(2**20))
+    assert max(steps) <= most + 1000
 
 
 def test_an_announced_body_costs_nothing(front: Front) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from maas.backends.base import Method
+from maas.buffers import Body
 from maas.calls import Call, Context
 from maas.errors import CodecError, Error, NotFound, Unsupported
 from maas.executors.base import ModelInfo, Stream, no_method
@@ -58,7 +59,7 @@ class InferenceForm:
         asked = self._asked
         return repr((asked.id, asked.outputs, asked.binary)).encode("utf-8", "surrogatepass")
 
-    def read(self, body: bytearray) -> Call:
+    def read(self, body: Body) -> Call:
         """The call that the request asks for."""
         route, limits = self._route, self._serving.limits
         info = self._known

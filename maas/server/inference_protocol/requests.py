@@ -16,6 +16,7 @@ from typing import Any
 import attrs
 
 from maas import tensors
+from maas.buffers import Body
 from maas.errors import CodecError, LimitExceeded, Unsupported
 from maas.limits import Limits
 from maas.server.inference_protocol.datatypes import BYTES, DTYPES
@@ -70,7 +71,7 @@ _BYTES_PER_CHARACTER = 16
 84 bytes for five, take the most. Containers are counted by `Limits.nodes`."""
 
 
-def inference(body: bytearray, header_length: int | None, limits: Limits) -> Inference:
+def inference(body: Body, header_length: int | None, limits: Limits) -> Inference:
     """The request that a body holds; `header_length` is how much of it is JSON, None for all.
 
     Raises
@@ -104,7 +105,7 @@ def inference(body: bytearray, header_length: int | None, limits: Limits) -> Inf
 # The JSON.
 
 
-def _json(body: bytearray, length: int, limits: Limits) -> Any:
+def _json(body: Body, length: int, limits: Limits) -> Any:
     most = min(limits.header, limits.memory // _BYTES_PER_CHARACTER)
     if length > most:
         raise LimitExceeded(

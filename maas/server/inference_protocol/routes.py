@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 import attrs
 
+from maas.buffers import Body
 from maas.errors import CodecError, Error, Forbidden, NotReady
 from maas.executors.base import ModelInfo
 from maas.http import Headers, Response, header
@@ -43,7 +44,7 @@ class House(Serving, Protocol):
     async def meet(self, name: str) -> ModelInfo:
         """What the model says about itself."""
 
-    async def converse(self, form: Form, body: bytearray) -> Response:
+    async def converse(self, form: Form, body: Body) -> Response:
         """What the form makes of the answer to the call that it reads."""
 
 
@@ -98,7 +99,7 @@ class InferenceProtocol:
 
     # Answers.
 
-    async def answer(self, route: InferenceRoute, body: bytearray) -> Response:
+    async def answer(self, route: InferenceRoute, body: Body) -> Response:
         """The answer to an admitted request."""
         try:
             if route.page:
