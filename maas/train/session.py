@@ -19,6 +19,7 @@ import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import attrs
 import torch
 
 from maas import ambient
@@ -30,7 +31,7 @@ from maas.executors.base import Job, ModelInfo, Stream, finish
 from maas.executors.remote import RemoteExecutor
 from maas.loops import run
 from maas.signature import Signature
-from maas.train.elsewhere import TRAIN, Elsewhere, holder_of
+from maas.train.elsewhere import AS_LEFT, TRAIN, Elsewhere, holder_of
 from maas.train.layout import bare_module
 from maas.train.resident import Distant
 from maas.wire import Failure
@@ -60,6 +61,7 @@ class Session:
         # What is known to be there.
         self._sent: dict[str, torch.Tensor] = {}
         self._flags: dict[str, bool] = {}
+        self._generator: bytes | None = None
         # What is not yet.
         self._works: list[list[Any]] = []
         self._counted = 0
@@ -157,7 +159,15 @@ class Session:
     def _called(self, call: Call, rung: str) -> Result:
         def ask(lent: Call) -> Result | Failure:
             question = (lent.method, list(lent.args), dict(lent.kwargs), rung)
-            return self._put("call", question, lent.context)
+            context, known = lent.context, self._generator
+            if context.rng is not None and context.rng == known:
+                context = attrs.evolve(context, rng=AS_LEFT)
+            # What is there after a call that fails is not known.
+            self._generator = None
+            answer = self._put("call", question, context)
+            if isinstance(answer, Result):
+                self._generator = answer.rng or lent.context.rng or known
+            return answer
 
         return self._opened(call.context).lend(call, ask)
 
