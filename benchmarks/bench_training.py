@@ -169,7 +169,8 @@ def _job(report: Report, url: str, batch: int) -> None:
         for _ in range(rounds):
             waited, seconds = _followed(model, data, batch, steps)
             begun.append(waited)
-            for kept, pool in zip(taken, (bare, keeping), strict=True):
+            # A quick run starts one process for both: its figures mean nothing.
+            for kept, pool in zip(taken, (bare, bare if report.quick else keeping), strict=True):
                 taken[kept].append(pool.submit(_bare, batch, steps).result())
                 ratios[kept].append(seconds / taken[kept][-1])
     for kept, bound in zip(taken, (Bound(most=1.1), Bound()), strict=True):
