@@ -138,7 +138,9 @@ class Report:
 
 def _number(ours: Way, peer: Way) -> int:
     """Calls that make a round last about 10 ms: far above the clock's grain and its own cost."""
-    slower = max(_seconds(ours, 3), _seconds(peer, 3))
+    slower = max(_seconds(ours, 1), _seconds(peer, 1))
+    if slower < 0.01:
+        slower = max(_seconds(ours, 3), _seconds(peer, 3))
     return max(1, round(0.01 / slower))
 
 

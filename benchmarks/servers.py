@@ -5,7 +5,9 @@ import contextlib
 import gc
 import multiprocessing
 import re
+import signal
 import socket
+import sys
 import tempfile
 import threading
 import time
@@ -212,6 +214,8 @@ def keeping_jobs(tell: Callable[[str], None]) -> None:
     """BigModel as the layers that it is, to be trained by jobs."""
     net = fixed().layers.train()
     allow = {"call", "describe", "train"}
+    # Whoever ends this process wants the folder to go with it.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     with (
         tempfile.TemporaryDirectory() as folder,
         maas.serve({"big": net}, port=0, block=False, allow=allow, jobs=folder) as running,

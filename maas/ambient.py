@@ -184,8 +184,8 @@ def stochastic(context: Context, drawn: Drawn) -> Iterator[None]:
     """The generator that a drawing call sees, exclusively.
 
     With a seed: a fork of the generator, seeded. With a state that came with the
-    call: that state, and `drawn.state` is the advanced one afterwards, also when the run
-    raised. With neither: this process's own generator, as bare torch has it.
+    call: that state, and `drawn.state` is the advanced one afterwards if anything was drawn, also
+    when the run raised. With neither: this process's own generator, as bare torch has it.
     """
     torch = _torch()
     with GENERATOR:
@@ -197,8 +197,8 @@ def stochastic(context: Context, drawn: Drawn) -> Iterator[None]:
             try:
                 yield
             finally:
-                if context.seed is None:
-                    drawn.state = generator_state()
+                if context.seed is None and (state := generator_state()) != context.rng:
+                    drawn.state = state
 
 
 def _start(torch: Any, context: Context) -> None:

@@ -57,3 +57,18 @@ def _known_environment() -> Iterator[None]:
             if name.lower() in _PROXIES or name.startswith("MAAS_"):
                 patch.delenv(name)
         yield
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """torch on one thread, here and in the processes that a test starts.
+
+    Sums over two threads are rounded otherwise than over one, and small nets wait for threads.
+    """
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+    torch.set_num_threads(before)

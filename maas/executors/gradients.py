@@ -12,6 +12,7 @@ kind. So there are derivatives of any order. `torch.func` finds what it needs, t
 crossing happens inside `forward`, which sees plain tensors once every transform is peeled off.
 """
 
+import inspect
 import threading
 import time
 import weakref
@@ -289,6 +290,10 @@ def _keeps_graph() -> bool:
 
 def _leaf(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().requires_grad_()
+
+
+# `apply` binds to it at each call; to read it anew each time takes longer than all that is bound.
+_Crossed.forward.__signature__ = inspect.signature(_Crossed.forward)  # type: ignore[attr-defined]
 
 
 # Between a call and a crossing.

@@ -32,6 +32,7 @@ from maas.store.folders import MANIFEST
 from maas.train.course import Course
 from maas.train.fit import run_for
 from maas.train.here import local_executor, rows_for
+from maas.train.machine import keep_freed_memory
 from maas.train.recipe import Recipe
 
 __all__ = ["NO_SPACE", "carry_out", "main"]
@@ -167,6 +168,7 @@ def _settle(record: Record) -> None:
         threading.set_intra_op_parallelism_threads(record.threads)
     else:
         torch.set_num_threads(record.threads)
+        keep_freed_memory()
 
 
 class _Pace:

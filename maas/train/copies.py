@@ -18,7 +18,7 @@ Of a model that runs behind this server the copy is there too, and is asked thro
 
 A copy answers one question at a time, in the order of their numbers. One that comes
 again (its answer was lost) is given the same answer; works have numbers of their own and are
-each done once.
+each done once. A generator's state that is empty stands for the one after the copy's last call.
 """
 
 import copy
@@ -43,8 +43,9 @@ from maas.model import Model
 from maas.server.guard import Caller
 from maas.server.leases import Bounds, Table
 from maas.server.services import Services, settle
-from maas.train.elsewhere import Elsewhere
+from maas.train.elsewhere import AS_LEFT, Elsewhere
 from maas.train.layout import layout_of, tensors_of
+from maas.train.machine import keep_freed_memory
 from maas.train.relay import RelayedCopy
 from maas.train.works import Workshop
 from maas.wire import Failure
@@ -177,6 +178,7 @@ class PrivateCopy:
         self._graphs: set[str] = set()
         self._done = 0
         self._charged = 0
+        self._generator: bytes | None = None
 
     @property
     def executor(self) -> LocalExecutor:
@@ -247,6 +249,7 @@ class PrivateCopy:
                 parameter.grad = None
             self._executor = LocalExecutor(backend_for(module), self._executor.name)
             self._workshop = Workshop(module, self._charge)
+            keep_freed_memory()
         return self._workshop
 
     def _charge(self, nbytes: int) -> None:
@@ -301,14 +304,20 @@ class PrivateCopy:
     def call(self, rest: Sequence[Any], call: Call, _done: list[Any]) -> Result | Failure:
         """One call of the model, its graph kept if the caller is in grad mode."""
         method, args, kwargs, rung = rest
+        rng = call.context.rng
         context = attrs.evolve(
-            call.context, deadline=None, key=None, parameters=rung in ("mirror", "resident")
+            call.context,
+            deadline=None,
+            key=None,
+            parameters=rung in ("mirror", "resident"),
+            rng=(self._generator or rng) if rng == AS_LEFT else rng,
         )
         own_mode = self._executor.backend.training
         if rung == "resident" or (own_mode if context.training is None else context.training):
             self._own()
         inner = Call(self._executor.name, method, tuple(args), kwargs, context, owned=True)
         answer = self._executor.answer(inner)
+        self._generator = answer.rng or context.rng or self._generator
         if isinstance(answer, Failure) or not context.grad:
             return answer
         workshop = self._workshop

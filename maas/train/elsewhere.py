@@ -4,10 +4,13 @@ from maas.calls import Context
 from maas.executors.remote import RemoteExecutor
 from maas.executors.workers import WorkerExecutor
 
-__all__ = ["TRAIN", "Elsewhere", "holder_of"]
+__all__ = ["AS_LEFT", "TRAIN", "Elsewhere", "holder_of"]
 
 TRAIN = "_train"
 """The method by which private copies are asked; see `copies.py`."""
+
+AS_LEFT = b""
+"""For a state of the generator (5 KB): the one that the copy had at the end of its last call."""
 
 Elsewhere = RemoteExecutor | WorkerExecutor
 """What asks a model that is trained where it runs, and not in this process."""

@@ -16,23 +16,19 @@ import threading
 import time
 import weakref
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import attrs
 
-from maas.backends.base import Method
 from maas.backends.keras_calls import array_of, in_numpy
 from maas.calls import AMBIENT, Call, Context, Result
 from maas.errors import ProtocolError, Unsupported
-from maas.executors.base import Job, ModelInfo, Stream, finish
-from maas.executors.lanes import Lane
+from maas.executors.base import finish
 from maas.executors.local import LocalExecutor
 from maas.executors.remote import RemoteExecutor
 from maas.model import Model
-from maas.signature import Signature
+from maas.train.handles import TrainingHandle
 from maas.train.taped import floating, replaced, tensors_in
-from maas.wire import Failure
 
 __all__ = ["KerasSession", "trainable_variables"]
 
@@ -71,23 +67,14 @@ trainable_variables = property(_trainable_variables)
 """`model.trainable_variables`, which is no method, as Keras has it."""
 
 
-class KerasSession:
-    """Answers the calls of one handle by its private copy at the server.
-
-    Its questions are numbered, so a retried one is not done twice.
-    """
-
-    exactly_once = True
+class KerasSession(TrainingHandle[RemoteExecutor]):
+    """Answers the calls of one handle by its private copy at the server."""
 
     def __init__(self, inner: RemoteExecutor) -> None:
         info = inner.describe()
         if info.kind != "keras":
             raise Unsupported(f"{inner.name} is a {info.kind}, so it has no trainable_variables")
-        self.inner = inner
-        self.where = inner.where
-        self._lane = Lane(1, f"maas-{inner.name}-training")
-        self._lock = threading.RLock()
-        self._number = 0
+        super().__init__(inner)
         keras = _keras()
         told = finish(inner.put(TAPE, ("open",), AMBIENT, repeatable=False)).value
         try:
@@ -100,7 +87,6 @@ class KerasSession:
             raise ProtocolError(
                 f"{self.where} does not say what it trains: {error!s:.200}", answered=True
             ) from None
-        self.name = inner.name
         self._sent: list[Any] = [array_of(each) for each in self._variables]
         finalizer = weakref.finalize(self, inner.tell, TAPE, ("close", self._copy))
         finalizer.atexit = False
@@ -112,44 +98,9 @@ class KerasSession:
 
     # As an executor.
 
-    def method(self, name: str, context: Context = AMBIENT) -> Method:
-        """As the model itself has it."""
-        return self.inner.method(name, context)
-
-    def describe(self, context: Context = AMBIENT) -> ModelInfo:
-        """As the model itself says."""
-        return self.inner.describe(context)
-
-    def expect(self, signature: Signature, name: str) -> None:
-        """As of the model itself."""
-        self.inner.expect(signature, name)
-
-    def ready(self, timeout: float | None) -> None:
-        """As the model itself is."""
-        self.inner.ready(timeout)
-
-    def close(self) -> None:
-        """Lets go of connections; the copy goes with this object."""
-        self._lane.close()
-        self.inner.close()
-
-    def stream(self, call: Call) -> Stream[Any]:
-        """As of the model itself: a Keras model gives one value."""
-        return self.inner.stream(call)
-
-    def submit(self, call: Call) -> Job[Any]:
-        """The answer, later, and on no tape: one records what its own thread does."""
-        job: Job[Any] = Job()
-        self._lane.put(partial(self._settle, job, call), lambda error: job.settle(Failure(error)))
-        return job
-
-    def _settle(self, job: Job[Any], call: Call) -> None:
-        if job.done():
-            return
-        try:
-            job.settle(self._answered(call, self._values())[0])
-        except Exception as error:  # noqa: BLE001 - the job's to raise
-            job.settle(Failure(error))
+    def _answer_later(self, call: Call) -> Result:
+        """On no tape: one records what its own thread does."""
+        return self._answered(call, self._values())[0]
 
     def run(self, call: Call) -> Result:
         """The answer of the private copy, an operation on the caller's tape where one records."""

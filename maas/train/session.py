@@ -13,24 +13,22 @@ There are two rungs, chosen by what is done with `model.parameters()`:
   of training is one message; what it raises is raised by the next question.
 """
 
-import concurrent.futures
-import threading
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import attrs
 import torch
 
 from maas import ambient
-from maas.backends.base import Method
 from maas.calls import AMBIENT, Call, Context, Result
 from maas.errors import ProtocolError, Unsupported
 from maas.executors import gradients
-from maas.executors.base import Job, ModelInfo, Stream, finish
+from maas.executors.base import Job, finish
 from maas.executors.remote import RemoteExecutor
 from maas.loops import run
-from maas.signature import Signature
-from maas.train.elsewhere import TRAIN, Elsewhere, holder_of
+from maas.train.elsewhere import AS_LEFT, TRAIN, Elsewhere, holder_of
+from maas.train.handles import TrainingHandle
 from maas.train.layout import bare_module
 from maas.train.resident import Distant
 from maas.wire import Failure
@@ -38,28 +36,20 @@ from maas.wire import Failure
 __all__ = ["Session"]
 
 
-class Session:
-    """Answers the calls of one handle by its private copy at the server.
-
-    Its questions are numbered, so a retried one is not done twice.
-    """
-
-    exactly_once = True
+class Session(TrainingHandle[Elsewhere]):
+    """Answers the calls of one handle by its private copy at the server."""
 
     def __init__(self, inner: Elsewhere) -> None:
-        self._inner = inner
+        super().__init__(inner)
         # Who has the copy, once there is one.
         self._holder: RemoteExecutor | None = None
-        self.name = inner.name
-        self.where = inner.where
-        self._lock = threading.RLock()
         self._copy: str | None = None
         self._layout: Any = None
         self._facts: dict[str, Any] = {}
-        self._number = 0
         # What is known to be there.
         self._sent: dict[str, torch.Tensor] = {}
         self._flags: dict[str, bool] = {}
+        self._generator: bytes | None = None
         # What is not yet.
         self._works: list[list[Any]] = []
         self._counted = 0
@@ -70,65 +60,17 @@ class Session:
         self._module: torch.nn.Module | None = None
         self._distant: torch.nn.Module | None = None
         self._anchor = _anchor(weakref.ref(self))
-        self._serial: concurrent.futures.ThreadPoolExecutor | None = None
-
-    @property
-    def inner(self) -> Elsewhere:
-        """What asks the model that others see."""
-        return self._inner
 
     # As an executor.
 
-    def method(self, name: str, context: Context = AMBIENT) -> Method:
-        """As the model itself has it."""
-        return self._inner.method(name, context)
-
-    def describe(self, context: Context = AMBIENT) -> ModelInfo:
-        """As the model itself says."""
-        return self._inner.describe(context)
-
-    def expect(self, signature: Signature, name: str) -> None:
-        """As of the model itself."""
-        self._inner.expect(signature, name)
-
-    def ready(self, timeout: float | None) -> None:
-        """As the model itself is."""
-        self._inner.ready(timeout)
-
-    def close(self) -> None:
-        """Lets go of connections; the copy goes with this object."""
-        if self._serial is not None:
-            self._serial.shutdown(wait=False)
-        self._inner.close()
-
-    def stream(self, call: Call) -> Stream[Any]:
-        """As of the model itself: a module in training gives one value."""
-        return self._inner.stream(call)
-
     def submit(self, call: Call) -> Job[Any]:
-        """The answer, later; questions to one copy follow one another."""
-        if not self._apart:
-            return self._inner.submit(call)
-        job: Job[Any] = Job()
-        with self._lock:
-            self._serial = self._serial or concurrent.futures.ThreadPoolExecutor(
-                1, f"maas-{self.name}-training"
-            )
-        self._serial.submit(self._settle, job, call)
-        return job
-
-    def _settle(self, job: Job[Any], call: Call) -> None:
-        if job.done():
-            return
-        try:
-            job.settle(self.run(call))
-        except Exception as error:  # noqa: BLE001 - the job's to raise
-            job.settle(Failure(error))
+        """The answer, later."""
+        return super().submit(call) if self._apart else self.inner.submit(call)
 
     def run(self, call: Call) -> Result:
         """The answer of the private copy, or of the model itself while they do not differ."""
         if not self._apart:
-            return self._inner.run(call)
+            return self.inner.run(call)
         method = self.method(call.method, call.context)
         method.signature.check(call.args, call.kwargs, method.label)
         if call.context.grad and ambient.transforming():
@@ -157,7 +99,15 @@ class Session:
     def _called(self, call: Call, rung: str) -> Result:
         def ask(lent: Call) -> Result | Failure:
             question = (lent.method, list(lent.args), dict(lent.kwargs), rung)
-            return self._put("call", question, lent.context)
+            context, known = lent.context, self._generator
+            if context.rng is not None and context.rng == known:
+                context = attrs.evolve(context, rng=AS_LEFT)
+            # What is there after a call that fails is not known.
+            self._generator = None
+            answer = self._put("call", question, context)
+            if isinstance(answer, Result):
+                self._generator = answer.rng or lent.context.rng or known
+            return answer
 
         return self._opened(call.context).lend(call, ask)
 
@@ -208,7 +158,7 @@ class Session:
         """Who has the copy; it is made at the first question."""
         with self._lock:
             if self._holder is None:
-                self._open(run(holder_of(self._inner, context)).result(), context)
+                self._open(run(holder_of(self.inner, context)).result(), context)
             assert self._holder is not None  # noqa: S101 - `_open` raises or sets it
             return self._holder
 

@@ -24,11 +24,9 @@ def digits():
 
 
 @pytest.fixture(scope="module")
-def reading(digits):
+def reading(digits, one_thread):
     """A network for digits by the name of what stands between its layers."""
     inputs, targets = digits
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     made = {}
     for name, layer in LAYERS.items():
         with torch.random.fork_rng():
@@ -43,8 +41,7 @@ def reading(digits):
                     nn.functional.cross_entropy(net(inputs[rows]), targets[rows]).backward()
                     optimizer.step()
         made[name] = net.eval()
-    yield made
-    torch.set_num_threads(threads)
+    return made
 
 
 def shares(net, digits, **options):

@@ -26,13 +26,9 @@ def rows(count=256, seed=7):
     return x, x.sum(1, keepdim=True)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Of torch, here and so in the processes of jobs: the nets are small, and CI is busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread(one_thread):
+    """The nets of jobs are small."""
 
 
 @pytest.fixture

@@ -9,10 +9,12 @@ import torch
 from torch import nn
 
 import maas
+from maas.calls import AMBIENT, Context
 from maas.errors import TransportError
 from maas.executors.remote import RemoteExecutor
 from maas.server.guard import GRANTS
 from maas.testing.equality import difference
+from maas.train.elsewhere import AS_LEFT, TRAIN
 from maas.transports.inprocess import InProcessTransport
 
 X = torch.randn(4, 1, 6, 6, generator=torch.Generator().manual_seed(7))
@@ -160,6 +162,60 @@ def test_a_resident_step_is_one_message(server):
     for _ in range(4):
         _step(model, optimizer)
     assert transport.sent - before == 4
+
+
+class Weighing(Losing):
+    """A transport that tells how many bytes of bodies went there and came back, call by call."""
+
+    def __init__(self, inner):
+        super().__init__(inner)
+        self.bytes = []
+
+    def send(self, request, deadline, cap):
+        reply = super().send(request, deadline, cap)
+        self.bytes.append([sum(map(len, each.body)) for each in (request, reply)])
+        return reply
+
+
+@pytest.mark.parametrize("rung", RUNGS)
+def test_a_generator_travels_where_it_is_news(training, rung):
+    """The generator's 5 KB go there after a draw here, and come back after a draw there."""
+    state = torch.get_rng_state().numel()
+
+    def called(model, x, transport=None):
+        """What four calls give, a draw before the third; and which messages could hold a state."""
+        torch.manual_seed(0)
+        outputs, could = [], []
+        for number in range(4):
+            torch.rand(2 if number == 2 else 0)
+            outputs.append(model(x))
+            could += [size > state for size in transport.bytes[-1]] if transport else []
+        return [*outputs, torch.rand(2)], could
+
+    there, back = True, True
+    for net, x, wanted in (
+        (training.net(), X, [there, back, False, back, there, back, False, back]),
+        (
+            nn.Linear(2, 2),
+            torch.ones(1, 2),
+            [there, False, False, False, there, False] + [False] * 2,
+        ),
+    ):
+        transport = Weighing(InProcessTransport(maas.Server(net, allow=GRANTS)))
+        model = maas.Model.over(RemoteExecutor(transport, "/", "weighed"), "net")
+        list(model.parameters()) if rung == "mirror" else maas.optim.SGD(model.parameters(), 0.1)
+        given, could = called(model, x, transport)
+        assert could == wanted
+        assert difference(given, called(net, x)[0]) is None
+
+
+def test_a_generator_that_was_never_there(server):
+    """A stranger's word for the state that a copy had is refused where it had none."""
+    asked = maas.connect(server.server).executor
+    name = asked.ask(TRAIN, ("open", ""), AMBIENT).value["copy"]
+    question = ("call", name, 1, [], {}, {}, "__call__", [X], {}, "none")
+    with pytest.raises(maas.CodecError, match="generator"):
+        asked.ask(TRAIN, question, Context(rng=AS_LEFT))
 
 
 def test_what_a_waiting_backward_raises(server):

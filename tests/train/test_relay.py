@@ -17,6 +17,8 @@ from maas.testing import Processes
 from maas.testing.equality import difference
 from maas.transports.inprocess import InProcessTransport
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 PATIENT = 240.0
 RUNGS = {
     "mirror": (torch.optim, torch.nn.utils.clip_grad_norm_),
@@ -191,19 +193,8 @@ def test_jobs_do_not_begin_with_a_copy_behind_a_gateway(behind, tmp_path):
 # Worker processes.
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """Here and in the workers: sums over two threads are rounded otherwise than over one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
-def workers(training, tmp_path_factory, _one_thread):
+def workers(training, tmp_path_factory, one_thread):
     """Two processes that have the net of these tests."""
     folder = tmp_path_factory.mktemp("workers") / "net"
     maas.save(maas.Model(training.net(), name="net"), folder)

@@ -142,12 +142,10 @@ def test_only_a_module_is_searched():
         maas.connect(maas.Server(net())).search((X, Y), {"lr": [0.1]}, trials=1)
 
 
-def test_a_search_elsewhere_is_the_one_here(tmp_path):
+def test_a_search_elsewhere_is_the_one_here(tmp_path, one_thread):
     """Trials at a server, each a job, propose and reach what they do here; of the jobs the best
     alone is left, and one that was broken off is found again in the store.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     space = {"lr": [1e-3, 0.3], "optimizer": ["adam", "sgd"]}
     options = {"validation": (X, Y), "epochs": 2, "seed": 4}
     server = maas.Server({"net": net()}, allow={"call", "describe", "train"}, jobs=tmp_path)
@@ -164,4 +162,3 @@ def test_a_search_elsewhere_is_the_one_here(tmp_path):
         weights = [dict(found.model.state_dict()) for found in (there, wanted)]
         assert difference(*weights) is None
         assert [job.name[-2:] for job in model.jobs()] == [f"-{there.best.number}"]
-    torch.set_num_threads(threads)
