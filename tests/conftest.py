@@ -4,6 +4,7 @@ Fixtures for models in every place (`maas_connect`) are shipped in `maas.testing
 """
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
@@ -17,6 +18,10 @@ settings.register_profile("developer", deadline=None, max_examples=50)
 settings.register_profile("ci", deadline=None, max_examples=50, derandomize=True)
 settings.register_profile("thorough", deadline=None, max_examples=1_000)
 settings.load_profile("ci" if os.environ.get("CI") else "developer")
+
+# A shell's background job has Ctrl-C ignored, and hands that on: tests of it would never end.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # What a machine may lack. Read before the variables of this machine are taken away, below.
 _OPTIONAL = {"chromium", "curl", "index", "keras", "mount", "node", "tensorflow"}
