@@ -151,7 +151,8 @@ def test_convolutions(maas_connect, layout, training):
     for _ in range(2):
         assert_congruent(bare.train(training), model, Arguments((x.to(memory_format=layout),)))
         bare(x.to(memory_format=layout))
-    assert difference(dict(bare.state_dict()), dict(net.state_dict())) is None
+    if maas_connect.place != "workers":  # a worker has made the net anew, from its path
+        assert difference(dict(bare.state_dict()), dict(net.state_dict())) is None
 
 
 class Scaled(nn.Module):
