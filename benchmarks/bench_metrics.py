@@ -97,9 +97,6 @@ class Unwatched(Observation):
         """The call."""
         return call
 
-    def served(self, _info: Info, _sent: int, *, on_loop: bool) -> None:
-        """Counts nothing."""
-
     def withdraws(self) -> None:
         """Counts nothing."""
 

@@ -67,10 +67,6 @@ class Asked:
         assert plan is not None  # noqa: S101 - asked only where there is one
         return self.call.method, self.call.context.autocast, plan.form
 
-    def settle(self, answer: Result | Failure) -> None:
-        """The work has ended, or will never begin, and this is its answer."""
-        self.job.finish(answer)
-
 
 class Runs:
     """The runs of one model.
@@ -104,7 +100,7 @@ class Runs:
         except BaseException as error:  # noqa: BLE001 - a fault of this file must not stop the queue
             _LOG.exception("a batch of %s failed", self._inner.name)
             for entry in waiting:
-                entry.work.settle(Failure(self._inner.presentable(error)))
+                entry.work.job.finish(Failure(self._inner.presentable(error)))
 
     def _answer_fairly(self, entries: list[Waiting]) -> None:
         asked: Asked = entries[0].work
@@ -130,7 +126,7 @@ class Runs:
     def _alone(self, entry: Waiting, *, note: str = "") -> Result | Failure:
         """Runs a call as if nothing stood here, and settles its job."""
         answer = self.alone(entry.work, time.monotonic() - entry.arrived, note=note)
-        entry.work.settle(answer)
+        entry.work.job.finish(answer)
         return answer
 
     def alone(self, asked: Asked, queued: float, *, note: str = "") -> Result | Failure:

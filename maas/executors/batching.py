@@ -136,7 +136,7 @@ class BatchingExecutor:
         self.inner.close()
         for entry in left:
             closed = Cancelled("the model was closed before this call began")
-            entry.work.settle(Failure(closed))
+            entry.work.job.finish(Failure(closed))
 
     # In.
 
@@ -179,8 +179,9 @@ class BatchingExecutor:
             return job
         try:
             asked, form = self._forms.asked(call, rule, job)
-            self._check_time(call.context)
-            entry = entry_of(asked, form, time.monotonic())
+            now = time.monotonic()
+            self._check_time(call.context, now)
+            entry = entry_of(asked, form, now)
             job.begins_later()
             self._enqueue(entry)
         except Exception as error:  # noqa: BLE001 - the job's to raise
@@ -195,8 +196,8 @@ class BatchingExecutor:
         """Whether the call goes straight to the model, since it draws."""
         return call.context.rng is not None or self.inner.draws(call.context, method)
 
-    def _check_time(self, context: Context) -> None:
-        if context.deadline is not None and context.deadline <= time.monotonic():
+    def _check_time(self, context: Context, now: float) -> None:
+        if context.deadline is not None and context.deadline <= now:
             raise late(self.name)
 
     def _enqueue(self, entry: Waiting, loop: Any = None) -> None:
@@ -211,7 +212,7 @@ class BatchingExecutor:
                     raise
         for other in evicted:
             refusal = self._queue.overloaded("it made room for other callers", entry.arrived)
-            other.work.settle(Failure(refusal))
+            other.work.job.finish(Failure(refusal))
 
     def _see_to(self, entry: Waiting, loop: Any) -> None:
         """Under the lock: somebody takes the call, once its turn has come."""
@@ -247,10 +248,8 @@ class BatchingExecutor:
             else self._passes_by(call, rule.method)
         ):
             return False
-        if context.deadline is not None and context.deadline <= now:
-            prompt.settle(Failure(late(self.name)))
-            return True
         try:
+            self._check_time(context, now)
             asked, form = self._forms.asked(call, rule, prompt)
         except Exception as error:  # noqa: BLE001 - the caller's to hear
             prompt.settle(Failure(error.with_traceback(None)))
@@ -318,7 +317,7 @@ class BatchingExecutor:
     def _stopped(self, batch: list[Waiting] | None, error: Exception) -> None:
         self._draining = None
         for entry in batch or ():
-            entry.work.settle(Failure(error))
+            entry.work.job.finish(Failure(error))
 
     # On a thread.
 
@@ -393,7 +392,7 @@ class BatchingExecutor:
                     self._put(self.inner.pool("batches", 1), None)
                 return
         for entry in taken.late:
-            entry.work.settle(Failure(self._too_late(entry)))
+            entry.work.job.finish(Failure(self._too_late(entry)))
         if taken.batch:
             self._run_or_pass_on(taken.batch, loop)
         else:
@@ -461,7 +460,7 @@ class BatchingExecutor:
                     self._arrived.wait(pause)
                     self._holding_back = False
             for entry in taken.late:
-                entry.work.settle(Failure(self._too_late(entry)))
+                entry.work.job.finish(Failure(self._too_late(entry)))
             if taken.batch:
                 return taken.batch
 

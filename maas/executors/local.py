@@ -248,15 +248,15 @@ class LocalExecutor:
         job.end()
 
     def _work(self, job: Job[Any], call: Call, method: Method, arrived: float) -> None:
-        job.begin()
+        if not job.begin():
+            return
         try:
-            if not job.done():
-                call.context.remaining()
-                meter = Meter()
-                answer = self.execute(call, method, time.monotonic() - arrived)
-                if call.likeness is not None and not method.exclusive:
-                    self._place(call).ran(meter.cost())
-                job.settle(answer)
+            call.context.remaining()
+            meter = Meter()
+            answer = self.execute(call, method, time.monotonic() - arrived)
+            if call.likeness is not None and not method.exclusive:
+                self._place(call).ran(meter.cost())
+            job.settle(answer)
         except DeadlineExceeded as error:
             # Its traceback would hold the job that holds it, until a collector finds them.
             job.settle(Failure(error.with_traceback(None)))

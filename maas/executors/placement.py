@@ -142,21 +142,23 @@ class Gathering:
     again, to see if that still holds.
     """
 
-    __slots__ = ("_alone", "_empty", "_seen", "lone")
+    __slots__ = ("_alone", "_empty", "_seen")
 
     def __init__(self) -> None:
         self._seen = 0
         self._empty = 0
         self._alone = 0
-        self.lone = False
-        """Nobody else is expected."""
+
+    @property
+    def lone(self) -> bool:
+        """Whether nobody else is expected."""
+        return self._alone >= _STREAK
 
     def ran_alone(self) -> None:
         """A call ran at once, since nobody else was expected."""
         self._alone += 1
         if self._alone >= _STREAK + _PROBE:
             self._alone = _STREAK - 1
-            self.lone = False
 
     def turn(self, calls: int, *, full: bool) -> bool:
         """Whether those who wait go now; told once in each turn of the loop."""
@@ -167,5 +169,4 @@ class Gathering:
         self._seen = self._empty = 0
         if calls:  # else a run has ended, and nobody came meanwhile
             self._alone = self._alone + 1 if calls == 1 else 0
-            self.lone = self._alone >= _STREAK
         return True

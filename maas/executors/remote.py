@@ -491,7 +491,7 @@ class RemoteExecutor:
             self._request(place, call), call.context.deadline, self._limits.body
         )
         if isinstance(reply, StreamedResponse):
-            self._notice(header(reply.headers, "maas-digest"))
+            self._notice(_told(reply.headers).digest)
             return reply
         finish(self._read(reply))
         raise ProtocolError(f"{self.where} answered a stream with one value", answered=True)

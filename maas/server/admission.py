@@ -168,8 +168,7 @@ class Slots:
     def enter(self, caller: str) -> None:
         """Takes a slot, or raises as `check` does."""
         with self._lock:
-            if 2 * self._total >= self._most:
-                self.check(caller)
+            self.check(caller)
             if not self._total:
                 self._left_at = time.monotonic()
             self._total += 1

@@ -41,8 +41,6 @@ log = logging.getLogger("maas.server")
 PIPELINED = 64 * 2**10
 SURPLUS = 64  # connections above the most that still hear "429" rather than a reset
 FAILED = "the server failed; its own log tells why"
-_WHOLE = frozenset({tuple, list})
-"""Bodies that are all there; others come in frames."""
 
 
 class Shared:
@@ -307,25 +305,23 @@ class Connection(asyncio.BufferedProtocol):
         """Send what can be sent without waiting; most replies can."""
         self._task = None
         self._computing = False
-        body: Any = response.body
-        if type(body) not in _WHOLE or size(body) > JOINED:
+        if not isinstance(response.body, Sequence) or size(response.body) > JOINED:
             self._start(self._reply(response))
             return
-        shared, outlet = self._shared, self._outlet
-        shared.held -= self._held
-        self._held = 0
+        self._release()
         if self._transport.is_closing():
             return  # the peer left before its reply was out
-        self._closes = closes = self._closes or shared.draining
+        self._closes = self._closes or self._shared.draining
         try:
             bodiless = self._opening.head.method == "HEAD"
-            outlet.write(b"".join(whole(response, close=closes, bodiless=bodiless)))
+            buffers = whole(response, close=self._closes, bodiless=bodiless)
+            self._outlet.write(b"".join(buffers))
         except ValueError:
             log.exception("a reply broke off")
             self._transport.abort()
             return
-        if outlet.full:
-            self._start(outlet.emptied())
+        if self._outlet.full:
+            self._start(self._outlet.emptied())
         else:
             self._go_on()
 

@@ -103,30 +103,6 @@ class Tally:
         else:
             self.rows.observe(info.batch_size)
 
-    def served(
-        self, info: Info, now: float, seconds: float, received: int, sent: int, *, on_loop: bool
-    ) -> None:
-        """Counts a call that was answered whole, from its run to its reply: all of it at once.
-
-        The facts are those of a run in this process.
-        """
-        if now >= self._until:
-            self._turn(now)
-        self.active -= 1
-        self.requests += 1
-        self.codes[200] = self.codes.get(200, 0) + 1
-        self.received += received
-        self.sent += sent
-        self.on_loop += on_loop
-        for counted, value in (
-            (self.duration, seconds),
-            (self.queue, info.queue_seconds),
-            (self.compute, info.compute_seconds),
-            (self.rows, info.batch_size),
-        ):
-            counted.counts[bisect_left(counted.bounds, value)] += 1
-            counted.total += value
-
     def failure(self, error: str) -> None:
         """Counts a failure; codes of a model's own making are not told apart."""
         self.failed += 1

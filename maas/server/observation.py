@@ -132,19 +132,6 @@ class Observation:
         watched = _Body(body, self, response.status)  # type: ignore[arg-type]
         return Response(response.status, response.headers, watched)
 
-    def served(self, info: Info, sent: int, *, on_loop: bool) -> None:
-        """A call that was asked has its answer, whole, from this process: all is over."""
-        self._closed = True
-        self._info = info
-        tally, now = self._active, self._metrics.clock()
-        assert tally is not None  # noqa: S101 - it was asked
-        seconds = now - self._began
-        tally.served(info, now, seconds, self._received, sent, on_loop=on_loop)
-        if self._hop is not tracing.NO_HOP:
-            self._end_hop(200)
-        if access.wanted():
-            self._tell(200, seconds, sent)
-
     def withdraws(self) -> None:
         """The call is asked in another way, and counted there."""
         self._closed = True

@@ -21,8 +21,6 @@ class Outlet:
         self._sent = 0
         self._taken = 0
         self._owed = 0.0
-        self.full = False
-        """The transport holds enough."""
 
     def write(self, data: Buffer) -> None:
         """Send a few bytes without waiting."""
@@ -53,6 +51,11 @@ class Outlet:
                 await (self._resumed or asyncio.sleep(0))
                 self.write(view[start : start + SLICE])
 
+    @property
+    def full(self) -> bool:
+        """Whether the transport holds enough."""
+        return self._resumed is not None
+
     async def emptied(self) -> None:
         """Returns when the transport wants more."""
         if self._resumed is not None:
@@ -61,14 +64,12 @@ class Outlet:
     def pause(self) -> None:
         """Hear that the transport holds enough."""
         self._resumed = asyncio.get_running_loop().create_future()
-        self.full = True
 
     def resume(self) -> None:
         """Hear that the transport wants more."""
         if self._resumed is not None and not self._resumed.done():
             self._resumed.set_result(None)
         self._resumed = None
-        self.full = False
 
     @property
     def waiting(self) -> int:

@@ -23,7 +23,6 @@ from maas.server.front import Pending
 from maas.server.guard import Guard
 from maas.server.metrics import Metrics, Tally
 from maas.server.observation import Observation
-from maas.server.replies import size
 from maas.wire import Failure
 from maas.writers import AnswerWriter
 
@@ -138,16 +137,9 @@ class _Turn(Pending):
     def give(self, answer: Result | Failure) -> None:
         """The answer is there."""
         self.leave()
-        on_loop = self.prompt is not None and self.prompt.on_loop
         try:
-            if type(answer) is Result:
-                body, served = self._house.writer.write(answer), self.served
-                response = Response(200, () if served is None else served.headers, body)
-                sent = len(body[0]) if len(body) == 1 else size(body)
-                self.seen.served(answer.info, sent, on_loop=on_loop)
-            else:
-                self.seen.ran(answer, on_loop=on_loop)
-                response = self.failed(answer.error, answer.rng)  # type: ignore[union-attr]
+            self.seen.ran(answer, on_loop=self.prompt is not None and self.prompt.on_loop)
+            response = self.seen.answers(self._form().answer(answer))
         except Exception as error:  # noqa: BLE001 - as in `answer`
             response = self.failed(presentable(error))
         if self.then is None:
@@ -155,11 +147,14 @@ class _Turn(Pending):
         else:
             self.then(response)
 
-    def failed(self, error: Exception, rng: bytes | None = None) -> Response:
+    def failed(self, error: Exception) -> Response:
         """The response that says so."""
+        return self.seen.answers(self._form().failure(self.seen.fails(error)))
+
+    def _form(self) -> Packed:
         form = Packed(self._house, self.route)
         form.served = self.served
-        return self.seen.answers(form.failure(self.seen.fails(error), rng))
+        return form
 
     def cancel(self) -> None:
         """The caller has left."""

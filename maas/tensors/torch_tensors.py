@@ -166,8 +166,6 @@ def restore(
     dtype: str, shape: Sequence[int], flags: Sequence[str], data: memoryview
 ) -> torch.Tensor:
     """A tensor over `data`, uncopied; a leaf that requires grad where the flag says so."""
-    if not (flags or dtype in _VIEWED or torch.is_inference_mode_enabled()):
-        return torch.from_numpy(np.ndarray(shape, _CARRIERS[dtype], data))
     if torch.is_inference_mode_enabled():
         # What is made in it can never enter autograd, and an executor here gives no such tensors.
         with torch.inference_mode(mode=False):
