@@ -9,9 +9,10 @@ ours: the same of servers that do nothing but that, and the same while the 64 MB
 
 import http.client
 import itertools
-import threading
+import multiprocessing
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from urllib.parse import urlsplit
 
 import attrs
@@ -37,9 +38,12 @@ def main() -> None:
     with served(watched) as place:
         with served(bare_batching) as floor:
             _short_models(report, place, floor, 1.0 if report.quick else 5.0)
-        with served(bare_echo) as floor:
-            _beside_large(report, (place, floor), seconds, rounds, size)
-        _keyed(report, place, seconds, size)
+        with _somebody_else() as other:
+            with served(bare_echo) as floor:
+                _beside_large(
+                    report, other, (place, floor), seconds=seconds, rounds=rounds, size=size
+                )
+            _keyed(report, other, place, seconds, size)
     report.close()
 
 
@@ -65,7 +69,13 @@ def _held(place: Place, requests: list[bytes], seconds: float) -> tuple[float, f
 
 
 def _beside_large(
-    report: Report, places: tuple[Place, Place], seconds: float, rounds: int, size: int
+    report: Report,
+    other: Connection,
+    places: tuple[Place, Place],
+    *,
+    seconds: float,
+    rounds: int,
+    size: int,
 ) -> None:
     """The same small calls in turn: alone, beside large ones, and beside large ones elsewhere.
 
@@ -81,11 +91,11 @@ def _beside_large(
             with Callers(_address(place), 1) as caller:
                 beside.alone += caller.ask(small, seconds).times
                 place.longest_hold()
-                with _sent_again(place, size):
+                with _sent_again(other, place, size):
                     beside.times += caller.ask(small, seconds).times
                 beside.held = max(beside.held, place.longest_hold() * 1e3)
                 if place is ours:
-                    with _sent_again(floor, size):
+                    with _sent_again(other, floor, size):
                         elsewhere += caller.ask(small, seconds).times
     _tell_beside(report, f"{size // 2**20} MB", (found[ours], found[floor]), elsewhere)
 
@@ -120,9 +130,9 @@ def _tell_beside(
     report.quantity(f"{large}, a bare echo: loop held, in ms", bare.held, "")
 
 
-def _keyed(report: Report, place: Place, seconds: float, size: int) -> None:
+def _keyed(report: Report, other: Connection, place: Place, seconds: float, size: int) -> None:
     """Calls with keys: what they ask is hashed, so that a key used twice is noticed."""
-    with Callers(_address(place), 1) as caller, _sent_again(place, size, keyed=True):
+    with Callers(_address(place), 1) as caller, _sent_again(other, place, size, keyed=True):
         small = [_posted(place, "echo", torch.rand(256))]
         place.longest_hold()
         caller.ask(small, 4 * seconds)
@@ -131,35 +141,50 @@ def _keyed(report: Report, place: Place, seconds: float, size: int) -> None:
 
 
 @contextmanager
-def _sent_again(place: Place, size: int, *, keyed: bool = False) -> Iterator[None]:
-    """Meanwhile somebody else sends so many bytes, and again when they are back."""
-    body = b"".join(_encoded("echo", torch.rand(size // 4)))
-    enough = threading.Event()
-    wrong: list[str] = []
+def _somebody_else() -> Iterator[Connection]:
+    """Another process, whose work in Python does not keep the timed calls waiting."""
+    here, there = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=_send, args=(there,))
+    process.start()
+    try:
+        yield here
+    finally:
+        here.send(None)
+        process.join()
 
-    def send() -> None:
-        connection = http.client.HTTPConnection(*_address(place))
+
+def _send(pipe: Connection) -> None:
+    for address, body, keyed in iter(pipe.recv, None):
+        connection = http.client.HTTPConnection(*address)
         buffer = bytearray(2**20)
+        pipe.send("ready")
+        wrong = ""
         for number in itertools.count():
             key = {"idempotency-key": f"{id(body)}-{number}"} if keyed else {}
             connection.request("POST", "/echo", body, KINDS | key)
             reply = connection.getresponse()
             got = sum(iter(lambda: reply.readinto(buffer), 0))  # noqa: B023 - read before the next
-            if reply.status != 200 or got < size:
-                wrong.append(f"{reply.status}, {got} bytes")
-            if enough.is_set() or wrong:
+            if reply.status != 200 or got < len(body) // 2:
+                wrong = f"{reply.status}, {got} bytes"
+            if wrong or pipe.poll():
                 break
+        pipe.recv()
+        pipe.send(wrong)
         connection.close()
 
-    sender = threading.Thread(target=send)
-    sender.start()
-    try:
-        yield
-    finally:
-        enough.set()
-        sender.join()
+
+@contextmanager
+def _sent_again(
+    other: Connection, place: Place, size: int, *, keyed: bool = False
+) -> Iterator[None]:
+    """Meanwhile somebody else sends so many bytes, and again when they are back."""
+    other.send((_address(place), b"".join(_encoded("echo", torch.rand(size // 4))), keyed))
+    other.recv()
+    yield
+    other.send("enough")
+    wrong = other.recv()
     if wrong:
-        raise RuntimeError(f"a large call was answered with {wrong[0]}")
+        raise RuntimeError(f"a large call was answered with {wrong}")
 
 
 def _encoded(model: str, x: torch.Tensor) -> list[bytes]:

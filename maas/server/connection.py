@@ -21,6 +21,7 @@ import ipaddress
 import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Coroutine, Sequence
+from functools import partial
 from typing import Any, cast
 
 import attrs
@@ -29,6 +30,7 @@ from maas.buffers import Body, Buffer
 from maas.errors import Overloaded
 from maas.http import Response
 from maas.server.framing import Chunked, HeadReader, Opening, Refusal, Sized
+from maas.server.freight import LEAST, MOST, Freight
 from maas.server.front import Admission, Front, Pending
 from maas.server.outlet import JOINED, Outlet
 from maas.server.patience import Patience
@@ -65,6 +67,7 @@ class Shared:
         self.draining = False  # replies say that they are the last
         self.closing = False  # nobody is accepted any more; what lies idle is closed
         self.emptied = asyncio.Event()
+        self.freight = Freight()
 
 
 _NONE = Admission(0)
@@ -113,7 +116,8 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection, or say that there are too many."""
         self._transport = cast("asyncio.Transport", transport)
-        self._outlet = Outlet(self._transport)
+        self._carrier = self._shared.freight.carrier(self._transport)
+        self._outlet = Outlet(self._transport, self._carrier)
         self._tls = transport.get_extra_info("sslcontext") is not None
         unix = transport.get_extra_info("socket").family == getattr(socket, "AF_UNIX", None)
         local = unix or _is_loopback(transport.get_extra_info("peername"))
@@ -167,11 +171,43 @@ class Connection(asyncio.BufferedProtocol):
             body = cast("Sized", self._body)
             if body.filled(nbytes):
                 self._ask(body.data)
+            elif nbytes >= PIPELINED and min(body.received, body.left) >= LEAST:
+                self._carry(body)
+                return
         elif self._stage is not Stage.LINGER:
             self._inbox += self._shared.scratch[:nbytes]
             self._advance()
         if nbytes >= PIPELINED:
             self._let_others_read()
+
+    def _carry(self, body: Sized) -> None:
+        """Have a thread receive the next part of a large body, if one has time."""
+        carried = None
+        if self._carrier is not None and not self._shared.freight.full:
+            try:
+                body.charge(MOST)
+            except Refusal as refusal:
+                self._refuse(refusal.status, refusal.detail)
+                return
+            carried = self._carrier.receive(partial(body.room, MOST))
+        if carried is None:
+            self._let_others_read()
+        else:
+            self._transport.pause_reading()
+            carried.add_done_callback(partial(self._carried, body))
+
+    def _carried(self, body: Sized, carried: asyncio.Future[int]) -> None:
+        """Go on with what a thread received."""
+        if self._transport.is_closing():
+            return
+        self._transport.resume_reading()
+        if self._body is not body:
+            return  # the request was refused meanwhile
+        try:
+            if body.filled(carried.result()):
+                self._ask(body.data)
+        except Refusal as refusal:
+            self._refuse(refusal.status, refusal.detail)
 
     def _let_others_read(self) -> None:
         """Read on in the loop's next turn: libuv reads 32 times before it looks at anybody else."""

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from maas.buffers import Buffer
+from maas.server.freight import LEAST, Carrier
 from maas.server.replies import octets, size
 
 __all__ = ["JOINED", "Outlet"]
@@ -15,8 +16,9 @@ SLICE = 128 * 2**10  # asyncio before 3.12 copies what the socket does not take 
 class Outlet:
     """Sends buffers uncopied, with no more of them waiting in memory than a slice."""
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+    def __init__(self, transport: asyncio.Transport, carrier: Carrier | None) -> None:
         self._transport = transport
+        self._carrier = carrier
         self._resumed: asyncio.Future[None] | None = None
         self._sent = 0
         self._taken = 0
@@ -45,11 +47,23 @@ class Outlet:
 
     async def _send_sliced(self, buffers: Sequence[Buffer]) -> None:
         for buffer in buffers:
-            view = octets(buffer)
-            for start in range(0, len(view), SLICE):
+            rest = octets(buffer)
+            while rest:
                 # A socket takes megabytes at once, and somebody who reads as fast takes all.
                 await (self._resumed or asyncio.sleep(0))
-                self.write(view[start : start + SLICE])
+                count = await self._carried(rest)
+                if not count:
+                    self.write(rest[:SLICE])
+                rest = rest[count or SLICE :]
+
+    async def _carried(self, data: memoryview) -> int:
+        """Bytes that a thread sent, none of them where the loop has to do it."""
+        if self._carrier is None or len(data) < LEAST or self.waiting:
+            return 0
+        carried = self._carrier.send(data)
+        count = 0 if carried is None else await carried
+        self._sent += count
+        return count
 
     @property
     def full(self) -> bool:

@@ -45,7 +45,7 @@ class _Socket(asyncio.Transport):
     """One end of a connection."""
 
     def __init__(self, weather: Weather, dice: random.Random) -> None:
-        super().__init__({"socket": SimpleNamespace(family=socket.AF_INET)})
+        super().__init__({"socket": SimpleNamespace(family=socket.AF_INET, fileno=lambda: -1)})
         self._loop = asyncio.get_running_loop()
         self._weather = weather
         self._dice = dice

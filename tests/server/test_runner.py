@@ -5,6 +5,7 @@ import http.client
 import io
 import json
 import os
+import random
 import select
 import signal
 import socket
@@ -27,6 +28,7 @@ import trustme
 
 from maas.buffers import Body, Buffer
 from maas.http import Response
+from maas.server import freight
 from maas.server.front import Admission, Head
 from maas.server.runner import Background, Patience, Runner, fastest_loop
 
@@ -266,8 +268,11 @@ def test_a_body_takes_its_own_size_of_memory(server: Background) -> None:
         tracemalloc.stop()
 
 
-def test_a_large_body_leaves_others_their_turn(server: Background, front: Front) -> None:
-    """However much of it is there, a turn of the loop takes, or gives, 128 KiB of a body."""
+def test_a_large_body_leaves_others_their_turn(
+    server: Background, front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no thread carries it, a turn of the loop takes, or gives, 128 KiB of a body."""
+    monkeypatch.setattr(freight, "WIDTH", 0)
     size, most = 2**23, 2**17
     steps: list[int] = []
 
@@ -295,6 +300,78 @@ def test_a_large_body_leaves_others_their_turn(server: Background, front: Front)
     assert max(steps) <= most + 1000
 
 
+def test_threads_carry_a_large_body(server: Background, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large body goes through threads both ways, and comes back as it was sent."""
+    carried: list[int] = []
+    begin = freight.Freight.begin
+
+    def counted(self: freight.Freight, stint: Callable[[], int]) -> "asyncio.Future[int] | None":
+        def told() -> int:
+            carried.append(stint())
+            return carried[-1]
+
+        return begin(self, told)
+
+    monkeypatch.setattr(freight.Freight, "begin", counted)
+    body = random.Random(0).randbytes(2**24)
+    with client(server) as connection:
+        for _ in range(2):
+            carried.clear()
+            assert ask(connection, "/echo", body) == body
+            assert sum(carried) > len(body)
+
+
+def test_a_body_goes_on_after_a_pause(server: Background) -> None:
+    """A peer that pauses in the middle of a large body has no thread, and sends the rest later."""
+    body = random.Random(1).randbytes(2**23)
+    shared = server.runner._shared
+    with connect(server) as sock:
+        sock.sendall(b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body))
+        for start in range(0, len(body), 2**21):
+            sock.sendall(body[start : start + 2**21])
+            while shared.held < start + 2**21 or shared.freight.under_way:
+                threading.Event().wait(0.001)
+        received = bytearray()
+        while len(received) < len(body):
+            received += sock.recv(2**20)
+        assert received.endswith(body[-1000:])
+        assert body.startswith(received[received.find(b"\r\n\r\n") + 4 :])
+
+
+def test_a_body_times_out_while_it_is_carried(
+    front: Front, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A peer that goes silent in the middle of a large body gets 408, whoever waits for it."""
+    monkeypatch.setattr(freight, "PAUSE", 1.0)
+    monkeypatch.setattr(freight, "LONGEST", PATIENT)
+    patience = Patience(body=0.2, body_rate=2**30)
+    with Background(Runner(front, port=0, patience=patience)) as server, connect(server) as sock:
+        sock.sendall(b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 60000000\r\n\r\n")
+        sock.sendall(bytes(2**22))
+        assert sock.recv(100).startswith(b"HTTP/1.1 408 ")
+        assert server.runner._shared.freight.under_way
+        sock.sendall(bytes(2**20))
+        sock.shutdown(socket.SHUT_WR)
+        until_closed(sock)
+    assert server.runner._shared.held == 0
+
+
+def test_the_budget_ends_while_a_body_is_carried(front: Front) -> None:
+    """Of a large body no more is received than the server has memory for."""
+    patience = Patience(bodies=5 * 2**20)
+    with Background(Runner(front, port=0, patience=patience)) as server:
+        for _ in range(2):
+            with connect(server) as sock:
+                sock.sendall(b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 60000000\r\n\r\n")
+                with contextlib.suppress(ConnectionError):
+                    sock.sendall(bytes(2**23))
+                assert until_closed(sock).startswith(b"HTTP/1.1 429 ")
+            while server.runner._shared.freight.under_way:
+                threading.Event().wait(0.001)
+        with client(server) as connection:
+            assert len(ask(connection, "/echo", bytes(5 * 2**20))) == 5 * 2**20
+
+
 def test_an_announced_body_costs_nothing(front: Front) -> None:
     """A body takes memory as it comes, not as it is announced."""
     with (
@@ -320,6 +397,8 @@ def test_bodies_have_a_budget_in_all(front: Front) -> None:
                 assert b"\r\nretry-after: 1\r\n" in refusal
             with client(server) as connection:
                 assert len(ask(connection, "/echo", bytes(2**20))) == 2**20
+            while server.runner._shared.held:  # a peer may have its reply before the server knows
+                threading.Event().wait(0.001)
 
 
 def test_a_refused_body_is_never_read(server: Background, front: Front) -> None:
