@@ -35,6 +35,8 @@ from maas.wire import Failure
 
 __all__ = ["BatchingExecutor", "batched"]
 
+_TRAINS = "runs alone: the model is in train mode, where calls draw; eval() lets them share runs"
+
 
 def batched(
     inner: LocalExecutor, batching: Batching | None, example: Any = None
@@ -113,12 +115,13 @@ class BatchingExecutor:
     def _told(self, name: str, rule: Rule) -> dict[str, Any]:
         verdicts = self.runs.verdicts(name)
         tried = [each for each in verdicts if not each.alone and (each.tried or each.sizes)]
+        now = [_TRAINS] if self.inner.trains() else []
         return {
             "max_batch_size": rule.batching.max_batch_size,
             "max_wait": float(rule.batching.max_wait),
             "invariant": rule.batching.invariant,
             "forms": len(tried),
-            "alone": sorted({each.alone for each in verdicts if each.alone}),
+            "alone": now + sorted({each.alone for each in verdicts if each.alone}),
             "tolerance": max((each.tolerance for each in tried), default=None),
             "sizes": sorted({size for each in tried for size in each.sizes}),
         }

@@ -4,13 +4,14 @@ import contextlib
 import os
 import ssl
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 from maas.errors import DeadlineExceeded, NotFound
 from maas.executors.addresses import is_loopback
+from maas.executors.batching import BatchingExecutor
 from maas.executors.remote import RemoteExecutor
 from maas.executors.spawning import connect_workers, worker_name, worker_target
 from maas.limits import Leases, Limits
@@ -395,6 +396,17 @@ def _check_reach(server: Server, host: str, *, unix: bool, secure: bool, insecur
 def _announce(server: Server, runner: Runner) -> None:
     names = ", ".join(server.handler.models)
     print(f"maas serves {names} at {runner.url}", flush=True)  # noqa: T201 - for the person who waits
+    for line in _unshared(server.handler.models):
+        print(line, flush=True)  # noqa: T201
+
+
+def _unshared(models: Mapping[str, Model[..., Any]]) -> Iterator[str]:
+    """Why calls share no runs although they were meant to."""
+    for name, model in models.items():
+        if isinstance(model.executor, BatchingExecutor):
+            for method, told in model.info.details["batching"].items():
+                for why in told["alone"]:
+                    yield f"{name}: each call of {method} {why}"
 
 
 def _tls(certificate: str | None, key: str | None) -> ssl.SSLContext | None:

@@ -179,13 +179,12 @@ def test_poison_in_every_size(kind, invariant, size):
     check_poison(kind, invariant, size, range(size))
 
 
-@pytest.mark.parametrize("size", [2, 5])
-def test_poison_that_stalls(size):
-    """A call that holds its run up is released at its deadline, and its mates get their answers."""
+def check_stall(invariant, size):
     for place in range(size):
         net = Net("stalls")
-        model = model_of(net)
-        mates = rows(size)
+        model = model_of(net, invariant=invariant)
+        mates = rows(size - 1, seed=size)
+        wanted = [model(row) if invariant else alone(net, row) for row in mates]
         with held(model), torch.no_grad():
             jobs = [model.submit(row) for row in mates[:place]]
             culprit = model.with_options(timeout=0.2).submit(poisoned())
@@ -193,8 +192,23 @@ def test_poison_that_stalls(size):
         with pytest.raises(maas.DeadlineExceeded):
             culprit.result(PATIENCE)
         net.opened.set()
-        for job, row in zip(jobs, mates, strict=True):
-            close(job.result(PATIENCE), alone(net, row))
+        for job, want in zip(jobs, wanted, strict=True):
+            (same if invariant else close)(job.result(PATIENCE), want)
+
+
+@pytest.mark.parametrize("size", [2, 5])
+@pytest.mark.parametrize("invariant", [False, True])
+def test_poison_that_stalls(invariant, size):
+    """A call that holds its run up is released at its deadline, and its mates get their answers."""
+    check_stall(invariant, size)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("size", range(2, 65))
+@pytest.mark.parametrize("invariant", [False, True])
+def test_poison_that_stalls_in_every_size(invariant, size):
+    """The same at every place in batches of every size from 2 to 64."""
+    check_stall(invariant, size)
 
 
 # Equal to what comes alone.
@@ -310,6 +324,20 @@ def test_the_first_batches_are_tried_on_real_calls():
         assert {job.info.batch_size for job in jobs} == {shared}
         for job, row in zip(jobs, rows(6), strict=True):
             (same if shared == 1 else close)(job.result(), alone(net, row))
+
+
+def test_a_model_in_train_mode_says_that_its_calls_share_no_runs():
+    """Whoever forgot eval() reads in the model's details why nothing is batched."""
+    net = Net().train()
+    model = maas.Model(net, batching=maas.Batching(64))
+    (why,) = model.info.details["batching"]["__call__"]["alone"]
+    assert "eval()" in why
+    assert {job.info.batch_size for job in asked_together(model, [(row,) for row in rows(6)])} <= {
+        None,
+        1,
+    }
+    net.eval()
+    assert model.info.details["batching"]["__call__"]["alone"] == []
 
 
 def test_the_tolerance_is_measured_at_load():

@@ -1,3 +1,4 @@
+import contextlib
 import datetime as dt
 import os
 import signal
@@ -14,7 +15,9 @@ import trustme
 
 import maas
 from maas.errors import TransportError
+from maas.server import app
 from maas.server.patience import Patience
+from maas.server.runner import Runner
 
 PATIENT = 20.0
 
@@ -134,6 +137,21 @@ def upper(text: str) -> str:
 maas.serve(upper, port=0)
 print("drained", flush=True)
 """
+
+
+def test_a_server_says_which_calls_share_no_runs(capsys):
+    """Below its address a server names the models that were to be batched and are not, and why."""
+    net = torch.nn.Linear(2, 1)
+    with contextlib.closing(
+        maas.Server(maas.Model(net, batching=maas.Batching(8), name="net"))
+    ) as (server):
+        app._announce(server, Runner(server.handler, port=1))
+        assert "net: each call of __call__ runs alone: the model is in train mode" in (
+            capsys.readouterr().out
+        )
+        net.eval()
+        app._announce(server, Runner(server.handler, port=1))
+        assert capsys.readouterr().out == "maas serves net at http://127.0.0.1:1\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
