@@ -1,7 +1,10 @@
 import contextlib
 import http.client
 import io
+import resource
 import socket
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -111,6 +114,14 @@ def test_a_reply_to_head_has_no_body():
     assert exchange.reusable
 
 
+def test_a_large_body_is_the_readers_own():
+    """It can be written."""
+    head = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % 2**21
+    exchange = fed([head, bytes(2**21)], cap=2**21)
+    exchange.body[-1:] = b"x"
+    assert bytes(exchange.body) == bytes(2**21 - 1) + b"x"
+
+
 @pytest.mark.parametrize("size", [10, 100_000])
 def test_a_body_is_the_readers_own(size):
     """It is a bytearray that can be written and resized."""
@@ -207,6 +218,20 @@ def test_nothing_of_a_reply_is_endless(name):
     """Head, body and framing are refused once they pass what the caller allows."""
     with pytest.raises(LimitExceeded):
         fed([ENDLESS[name]])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the memory of a moment")
+def test_an_announced_body_costs_nothing():
+    """The memory of a large body is taken as it comes, not as it is announced."""
+
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    before = resident()
+    head = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % 2**30
+    exchange = fed([head, b"first"], cap=2**30)
+    assert not exchange.done
+    assert resident() - before < 2**25
 
 
 def test_an_announced_body_is_refused_before_memory_is_taken():
