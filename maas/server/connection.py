@@ -198,16 +198,19 @@ class Connection(asyncio.BufferedProtocol):
 
     def _carried(self, body: Sized, carried: asyncio.Future[int]) -> None:
         """Go on with what a thread received."""
+        error = carried.exception()  # asyncio logs one that nobody asked for
         if self._transport.is_closing():
             return
         self._transport.resume_reading()
         if self._body is not body:
             return  # the request was refused meanwhile
-        try:
-            if body.filled(carried.result()):
-                self._ask(body.data)
-        except Refusal as refusal:
-            self._refuse(refusal.status, refusal.detail)
+        if isinstance(error, Refusal):
+            self._refuse(error.status, error.detail)
+        elif error is not None:  # how much came, nobody knows
+            log.error("a body could not be received", exc_info=error)
+            self._refuse(500, FAILED)
+        elif body.filled(carried.result()):
+            self._ask(body.data)
 
     def _let_others_read(self) -> None:
         """Read on in the loop's next turn: libuv reads 32 times before it looks at anybody else."""

@@ -70,7 +70,6 @@ class Freight:
         self._lane = Lane(WIDTH, "maas-freight")
         self._lock = threading.Lock()
         self.under_way = 0
-        self._niceness = min(19, os.nice(0) + NICENESS)
 
     @property
     def full(self) -> bool:
@@ -78,8 +77,11 @@ class Freight:
         return self.under_way >= WIDTH
 
     def carrier(self, transport: asyncio.Transport) -> "Carrier | None":
-        """Who carries for a connection; nobody under TLS, where a socket brings no plain bytes."""
-        if transport.get_extra_info("sslcontext") is not None:
+        """Who carries for a connection; nobody under TLS, where a socket brings no plain bytes.
+
+        Nor anybody on Windows, which has no `poll`.
+        """
+        if transport.get_extra_info("sslcontext") is not None or not hasattr(select, "poll"):
             return None
         return Carrier(self, transport.get_extra_info("socket"))
 
@@ -107,7 +109,8 @@ class Freight:
     def _step_back(self) -> None:
         if sys.platform == "linux":  # elsewhere it is the whole process's
             with contextlib.suppress(OSError):  # a sandbox may forbid it
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._niceness)
+                niceness = os.getpriority(os.PRIO_PROCESS, os.getpid()) + NICENESS
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(19, niceness))
 
     def _end(self) -> None:
         with self._lock:
@@ -134,9 +137,15 @@ class Carrier:
     ) -> "asyncio.Future[int] | None":
         try:
             # Its own descriptor: that of a connection which ends meanwhile may soon be another's.
-            own = socket.socket(fileno=os.dup(self._socket.fileno()))
+            descriptor = os.dup(self._socket.fileno())
         except OSError:
             return None
+        try:
+            own = socket.socket(fileno=descriptor)
+        except OSError:  # it is no socket
+            os.close(descriptor)
+            return None
+        own.setblocking(False)  # or a process with a default timeout would wait for so long
 
         def stint() -> int:
             with own:

@@ -1,6 +1,8 @@
 import asyncio
 import contextlib
+import os
 import random
+import select
 import socket
 import threading
 from collections.abc import Iterator
@@ -68,6 +70,27 @@ def test_a_pause_ends_a_stint(ends: tuple[socket.socket, socket.socket]) -> None
 
     assert asyncio.run(carry()) == 10_000
     assert threads.under_way == 0
+
+
+def test_a_default_timeout_lengthens_no_stint(ends: tuple[socket.socket, socket.socket]) -> None:
+    """Where a process has its sockets wait for minutes, a pause ends a stint all the same."""
+    here, _ = ends
+    before = socket.getdefaulttimeout()
+
+    async def carry() -> int:
+        socket.setdefaulttimeout(600)
+        try:
+            received = Carrier(Freight(), here).receive(lambda: memoryview(bytearray(1000)))
+        finally:
+            socket.setdefaulttimeout(before)
+        assert received is not None
+        async with asyncio.timeout(PATIENT):
+            return await received
+
+    try:
+        assert asyncio.run(carry()) == 0
+    finally:
+        here.shutdown(socket.SHUT_RDWR)
 
 
 @pytest.mark.parametrize("sends", [False, True])
@@ -185,3 +208,22 @@ def test_without_a_descriptor_the_loop_carries() -> None:
     other.close()
     closed.close()
     assert Carrier(Freight(), closed).send(memoryview(b"x")) is None
+
+
+def test_what_is_no_socket_costs_no_descriptor() -> None:
+    """The loop carries for a transport that is no socket, and no descriptor of it stays open."""
+    reading, writing = os.pipe()
+    with open(reading, "rb") as pipe, open(writing, "wb"):
+        assert Carrier(Freight(), pipe).send(memoryview(b"x")) is None
+        with open(os.dup(reading), "rb") as lowest_free:
+            number = lowest_free.fileno()
+        assert Carrier(Freight(), pipe).send(memoryview(b"x")) is None
+        with open(os.dup(reading), "rb") as lowest_free:
+            assert lowest_free.fileno() == number
+
+
+def test_a_system_without_the_means_has_the_loop_carry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows has neither `nice` nor `poll`: a server serves there, and its loop carries."""
+    monkeypatch.delattr(os, "nice")
+    monkeypatch.delattr(select, "poll")
+    assert Freight().carrier(asyncio.Transport()) is None

@@ -29,6 +29,7 @@ import trustme
 from maas.buffers import Body, Buffer
 from maas.http import Response
 from maas.server import freight
+from maas.server.framing import Refusal
 from maas.server.front import Admission, Head
 from maas.server.runner import Background, Patience, Runner, fastest_loop
 
@@ -354,6 +355,55 @@ def test_a_body_times_out_while_it_is_carried(
         sock.shutdown(socket.SHUT_WR)
         until_closed(sock)
     assert server.runner._shared.held == 0
+
+
+def test_a_fault_while_a_body_is_carried_is_told(
+    server: Background, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever sends a large body hears that the server failed at it, and the log tells why."""
+
+    def fail(*_: object) -> int:
+        raise MemoryError("none left")
+
+    monkeypatch.setattr(freight, "_moved", fail)
+    with connect(server) as sock:
+        sock.sendall(b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 60000000\r\n\r\n")
+        sock.sendall(bytes(2**22))
+        sock.shutdown(socket.SHUT_WR)
+        assert until_closed(sock).startswith(b"HTTP/1.1 500 ")
+    assert "none left" in caplog.text
+    assert {record.name for record in caplog.records} == {"maas.server"}
+
+
+def test_a_fault_that_nobody_waits_for_is_silent(
+    server: Background, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where a body finds no memory and its peer is gone, nothing is logged."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def refuse(*_: object) -> int:
+        begun.set()
+        go_on.wait(PATIENT)
+        raise Refusal(429, "no memory")
+
+    monkeypatch.setattr(freight, "_moved", refuse)
+    shared = server.runner._shared
+    with connect(server) as sock:
+        sock.sendall(b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 60000000\r\n\r\n")
+        sock.sendall(bytes(2**22))
+        assert begun.wait(PATIENT)
+        (connection,) = shared.connections
+        cast("Any", server)._loop.call_soon_threadsafe(connection.abort)
+        while shared.connections:
+            threading.Event().wait(0.001)
+        del connection
+        go_on.set()
+    while shared.freight.under_way:
+        threading.Event().wait(0.001)
+    with client(server) as other:
+        assert ask(other, "/echo", b"x") == b"x"
+    gc.collect()
+    assert not caplog.records
 
 
 def test_the_budget_ends_while_a_body_is_carried(front: Front) -> None:
