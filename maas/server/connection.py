@@ -296,7 +296,7 @@ class Connection(asyncio.BufferedProtocol):
             self._outlet.write(CONTINUE)
 
     def _hold(self, count: int) -> None:
-        """Charge bytes of the body before they are allocated.
+        """Charge bytes of the body before they are allocated; a negative number gives back.
 
         Raises
         ------

@@ -29,7 +29,7 @@ LEAST = 2**20
 """Bytes: what is less takes the loop half a millisecond, about as much as a stint costs."""
 
 MOST = 2**23
-"""Bytes of a stint: what a peer who pauses may have been charged for without having sent it."""
+"""Bytes of a stint: what a peer is charged for meanwhile, whether or not it sends them."""
 
 STEP = 2**18
 """Bytes of a system call, in which many kernels let nobody else run: 4 MB took 2 ms."""

@@ -213,12 +213,12 @@ def test_without_a_descriptor_the_loop_carries() -> None:
 def test_what_is_no_socket_costs_no_descriptor() -> None:
     """The loop carries for a transport that is no socket, and no descriptor of it stays open."""
     reading, writing = os.pipe()
-    with open(reading, "rb") as pipe, open(writing, "wb"):
+    with os.fdopen(reading, "rb") as pipe, os.fdopen(writing, "wb"):
         assert Carrier(Freight(), pipe).send(memoryview(b"x")) is None
-        with open(os.dup(reading), "rb") as lowest_free:
+        with os.fdopen(os.dup(reading), "rb") as lowest_free:
             number = lowest_free.fileno()
         assert Carrier(Freight(), pipe).send(memoryview(b"x")) is None
-        with open(os.dup(reading), "rb") as lowest_free:
+        with os.fdopen(os.dup(reading), "rb") as lowest_free:
             assert lowest_free.fileno() == number
 
 

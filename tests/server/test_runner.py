@@ -15,6 +15,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 import tracemalloc
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -337,6 +338,24 @@ def test_a_body_goes_on_after_a_pause(server: Background) -> None:
             received += sock.recv(2**20)
         assert received.endswith(body[-1000:])
         assert body.startswith(received[received.find(b"\r\n\r\n") + 4 :])
+
+
+def test_who_pauses_is_charged_for_what_he_sent(server: Background) -> None:
+    """The budget for bodies is not spent by many who begin large ones and pause."""
+    shared = server.runner._shared
+    with connect(server) as sock:
+        sock.sendall(b"POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 60000000\r\n\r\n")
+        sent = 0
+        for _ in range(3):
+            sock.sendall(bytes(2**21))
+            sent += 2**21
+            until = time.monotonic() + PATIENT
+            while not (sent <= shared.held <= sent + 2**17) and time.monotonic() < until:
+                threading.Event().wait(0.001)
+            assert sent <= shared.held <= sent + 2**17
+    while shared.connections:
+        threading.Event().wait(0.001)
+    assert shared.held == 0
 
 
 def test_a_body_times_out_while_it_is_carried(
