@@ -199,6 +199,7 @@ def test_version(folder):
             "serve shop.texts:tokens --allow train --port 0 --jobs x.npy/kept",
             "x.npy/kept': Not a dir",
         ),
+        ("serve shop.texts:tokens --collect x.npy/kept", "x.npy/kept': Not a dir"),
         ("serve shop.texts:server shop.texts:tokens", "served alone"),
         ("serve shop.texts:server --allow call", "its own auth and allow"),
         ("serve shop.texts:server --collect kept", "jobs and collect"),

@@ -88,7 +88,10 @@ def _guarded(options: argparse.Namespace) -> dict[str, Any]:
     if options.jobs:
         settings["jobs"] = options.jobs
     if options.collect:
-        settings["collect"] = maas.data.Collect(options.collect)
+        try:
+            settings["collect"] = maas.data.Collect(options.collect)
+        except OSError as error:
+            raise _unusable(error, options) from error
     return settings
 
 
