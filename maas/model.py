@@ -24,7 +24,7 @@ from maas.calls import AMBIENT, CALL, Call, Context
 from maas.errors import Unsupported
 from maas.executors.base import NAME, Executor, Job, ModelInfo, Stream, executor_for, no_method
 from maas.methods import bound, built_in
-from maas.options import DEFAULTS, Options
+from maas.options import DEFAULTS, Options, misplaced
 from maas.signature import Signature
 
 __all__ = ["Asked", "Model", "connect", "found_by", "model_name"]
@@ -430,15 +430,12 @@ _HERE = {"name", "signature", "example", "device", "batching"}
 def _check_here(options: dict[str, Any], where: Any) -> None:
     wrong = options.keys() - _HERE
     if wrong:
-        raise TypeError(
-            f"{', '.join(sorted(wrong))}= makes no sense for a model in this process "
-            f"({where!r:.60}); drop it"
-        )
+        raise misplaced(wrong, _HERE, f"a model in this process ({where!r:.60})")
 
 
 def _refuse_options(options: dict[str, Any], what: str) -> None:
     if options:
-        raise TypeError(f"{', '.join(sorted(options))}= makes no sense for {what}; drop it")
+        raise misplaced(options, (), what)
 
 
 def _connect_address(where: str, options: dict[str, Any]) -> Model[..., Any]:
@@ -453,8 +450,30 @@ def _connect_address(where: str, options: dict[str, Any]) -> Model[..., Any]:
         _check_here(options, where)
         model = target if isinstance(target, Model) else Model(target, **options)
         return found_by(model, rest)
-    executor = executor_for(scheme)(where, **options)
+    try:
+        make = executor_for(scheme)
+    except ValueError as error:
+        raise ValueError(f"{error}{_meant(where)}") from None
+    _check_taken(options, make, scheme)
+    executor = make(where, **options)
     return Model.over(executor, executor.name)
+
+
+def _meant(where: str) -> str:
+    """What an address with no scheme was to be, if it looks like one of ours."""
+    if re.fullmatch(r"[\w.-]+:\d+(/.*)?", where):
+        return f"; did you mean 'http://{where}'?"
+    if re.fullmatch(r"[\w.]+:[A-Za-z_][\w.]*", where):
+        return f"; did you mean 'local:{where}'?"
+    return ""
+
+
+def _check_taken(options: dict[str, Any], make: Callable[..., Any], scheme: str) -> None:
+    taken = list(inspect.signature(make).parameters.values())[1:]  # the first one is the address
+    known = [each.name for each in taken]
+    wrong = options.keys() - known
+    if wrong and not any(each.kind is each.VAR_KEYWORD for each in taken):
+        raise misplaced(wrong, known, f"{scheme}:")
 
 
 def found_by(model: Model[..., Any], path: str) -> Model[..., Any]:

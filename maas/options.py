@@ -1,8 +1,12 @@
 """How a call is made, apart from what is asked: never mixed with the model's own arguments."""
 
+from collections.abc import Iterable
+
 import attrs
 
-__all__ = ["DEFAULTS", "Options"]
+from maas.spelling import offered
+
+__all__ = ["DEFAULTS", "Options", "misplaced"]
 
 
 @attrs.frozen(kw_only=True)
@@ -51,3 +55,16 @@ class Options:
 
 
 DEFAULTS = Options()
+
+
+def misplaced(given: Iterable[str], known: Iterable[str], place: str) -> TypeError:
+    """The error of options that a place does not take: where they belong, or what was meant."""
+    name = min(given)
+    if name in {field.name for field in attrs.fields(Options)}:
+        also = "; a server's key is auth=" if name == "key" else ""
+        return TypeError(
+            f"{name}= is an option of calls: connect(...).with_options({name}=...){also}"
+        )
+    names = sorted(known)
+    rest = offered(f"{name}=", [f"{each}=" for each in names]) if names else "drop it"
+    return TypeError(f"{name}= makes no sense for {place}; {rest}")

@@ -149,7 +149,10 @@ def test_a_local_address(monkeypatch, tmp_path):
         ("local:no_such_module:x", ModuleNotFoundError, "no_such_module"),
         ("local:os:nothing", AttributeError, "nothing"),
         ("ftp://host/net", ValueError, "no executor for the scheme 'ftp'"),
+        ("gpu-1:8000/net", ValueError, "did you mean 'http://gpu-1:8000/net'"),
+        ("mypkg.models:net", ValueError, "did you mean 'local:mypkg.models:net'"),
         ("http://", ValueError, "names no place"),
+        ("http+unix:///run/maas.sock/net", ValueError, "write http.unix://%2Fpath%2F"),
         ("http://user@host/net", ValueError, "auth="),
         ("http://host/net?x=1", ValueError, "names no place"),
         ("", ValueError, "is no address"),
@@ -159,6 +162,27 @@ def test_addresses_that_lead_nowhere(address, error, words):
     """An address that names no place is refused at connect, with how to write one."""
     with pytest.raises(error, match=words):
         maas.connect(address)
+
+
+@pytest.mark.parametrize(
+    ("where", "option", "words"),
+    [
+        ("http://localhost:1/net", "timeout", r"with_options\(timeout=\.\.\.\)"),
+        ("http://localhost:1/net", "retries", "option of calls"),
+        ("http://localhost:1/net", "key", "a server's key is auth="),
+        ("http://localhost:1/net", "limit", "did you mean 'limits='"),
+        ("workers:os:getpid", "devise", "did you mean 'devices='"),
+        ("workers:os:getpid", "timeout", "option of calls"),
+        (add, "timeout", "option of calls"),
+        (add, "exmple", "did you mean 'example='"),
+        (maas.Model(add), "timeout", "option of calls"),
+    ],
+)
+def test_options_that_no_place_takes(where, option, words):
+    """An option that `connect` does not take says where it belongs, or what was meant."""
+    with pytest.raises(TypeError, match=words) as caught:
+        maas.connect(where, **{option: 1})
+    assert "connect_url" not in str(caught.value)
 
 
 def test_a_key_never_travels_in_the_clear():

@@ -31,11 +31,10 @@ def connected(options: argparse.Namespace) -> Any:
         settings["verify"] = options.ca
     if options.insecure:
         settings["insecure"] = True
-    hint = "" if "://" in options.url else f"; did you mean 'http://{options.url}'?"
     try:
         model = maas.connect(options.url, **settings)
     except (ValueError, TypeError, OSError) as error:
-        raise Mistake(f"{error}{hint}") from error
+        raise Mistake(str(error)) from error
     patience = _PATIENCE if options.timeout is None else options.timeout
     with contextlib.suppress(AttributeError):  # it may have methods only
         model.executor.method(CALL, Context(deadline=time.monotonic() + patience))

@@ -88,7 +88,10 @@ def _guarded(options: argparse.Namespace) -> dict[str, Any]:
     if options.jobs:
         settings["jobs"] = options.jobs
     if options.collect:
-        settings["collect"] = maas.data.Collect(options.collect)
+        try:
+            settings["collect"] = maas.data.Collect(options.collect)
+        except OSError as error:
+            raise _unusable(error, options) from error
     return settings
 
 
@@ -106,6 +109,8 @@ def _beside(path: str) -> list[str]:
 
 
 def _unusable(error: OSError, options: argparse.Namespace) -> Mistake:
+    if error.filename is not None:  # a folder's; those of listening name no file
+        return Mistake(f"cannot use {str(error.filename)!r}: {error.strerror}")
     place = options.uds or f"port {options.port} of {options.host}"
     if error.errno == errno.EADDRINUSE:
         another = "--uds" if options.uds else "--port (0 takes a free one)"
@@ -185,6 +190,11 @@ def _model(target: Any, place: str, name: str, options: argparse.Namespace) -> A
         return maas.Model(target, name=name or None, device=options.device, batching=batching)
     except (TypeError, ValueError) as error:
         raise Mistake(f"{place} cannot be served: {error}") from error
+    except (AssertionError, RuntimeError) as error:
+        # Both are torch's ways to say that there is no such device.
+        if options.device is None:
+            raise
+        raise Mistake(f"{place} cannot be moved to --device {options.device}: {error}") from error
 
 
 def _batched(model: maas.Model[..., Any], place: str, batching: maas.Batching) -> Any:
@@ -259,6 +269,8 @@ def _module(name: str) -> Any:
         # One that the module itself wants is not our caller's spelling.
         if name != missing and not name.startswith(f"{missing}."):
             raise
+        if name.endswith(".py"):
+            raise Mistake(_no_target(name)) from None
         raise Mistake(f"there is no module {missing!r}{_near_module(missing)}") from None
 
 

@@ -45,7 +45,7 @@ class Collect:
 
     Parameters
     ----------
-    folder : where it is kept, a folder a model.
+    folder : where it is kept, a folder a model; made at once.
     rows, nbytes : how much is kept of each model.
     redact : is given the inputs of a request before they are written, as `fit` would be given
         them, and gives what may be kept of them; None to keep nothing. One that raises keeps
@@ -56,6 +56,8 @@ class Collect:
     ------
     ValueError
         A rate that is not above 0 and at most 1, or sizes below 1.
+    OSError
+        The folder cannot be made.
     """
 
     def __init__(
@@ -73,6 +75,8 @@ class Collect:
                 f"rate={rate!r}, rows={rows!r}, nbytes={nbytes!r}"
             )
         self._folder = Path(folder)
+        # Known now, and not by a line in the log for each request that is lost.
+        self._folder.mkdir(parents=True, exist_ok=True)
         self._rows = rows
         self._nbytes = nbytes
         self._redact = redact

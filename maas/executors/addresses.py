@@ -42,8 +42,9 @@ def connect_url(
     if parts.query or parts.fragment or "@" in parts.netloc or not named:
         # The part before an @ may be a password.
         shown = url if "@" not in parts.netloc else f"{parts.scheme}://...@{parts.hostname}"
+        place = "%2Fpath%2Fof%2Fsocket" if unix else "host:port"
         raise ValueError(
-            f"{shown!r} names no place; write {parts.scheme}://host:port/model, a key as auth="
+            f"{shown!r} names no place; write {parts.scheme}://{place}/model, a key as auth="
         )
     if verify is not None and parts.scheme != "https":
         raise TypeError(f"verify= makes no sense for {parts.scheme}://; drop it, or use https://")

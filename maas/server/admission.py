@@ -11,6 +11,7 @@ part of the slots once half of them are taken.
 """
 
 import importlib
+import math
 import threading
 import time
 from collections import Counter
@@ -107,9 +108,11 @@ class Quotas:
                 )
             if not limiter.test(limit, caller, kind, cost=amount):
                 reset = limiter.get_window_stats(limit, caller, kind).reset_time
+                wait = round(max(reset - time.time(), 0.01), 3)
                 raise Overloaded(
-                    f"the quota of {limit.amount} {kind} in {limit.get_expiry()} s is used up",
-                    retry_after=round(max(reset - time.time(), 0.01), 3),
+                    f"the quota of {limit.amount} {kind} in {limit.get_expiry()} s is used up; "
+                    f"ask again in {math.ceil(wait)} s",
+                    retry_after=wait,
                 )
         for limit in limits:
             limiter.hit(limit, caller, kind, cost=amount)

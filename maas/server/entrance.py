@@ -140,7 +140,8 @@ class Entrance:
         packed = content in _MSGPACK
         if not packed and content != JSON:
             raise UnknownContent(
-                f"content type {content!r:.60}; this server reads {MSGPACK} and {JSON}"
+                f"content type {content!r:.60}; this server reads {MSGPACK} and {JSON}; "
+                f"curl says it by -H 'content-type: {JSON}'"
             )
         timeout = header(head.headers, "maas-timeout")
         head_fields.deadline(timeout)

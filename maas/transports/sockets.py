@@ -195,8 +195,25 @@ class SocketTransport:
             ) from error
 
 
+_NO_TLS = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"}
+"""OpenSSL's names for an answer that is no TLS, until 3.1 and since."""
+
+_NO_AUTHORITY = {18, 19, 20}
+"""OpenSSL's codes for a certificate that signed itself, alone or in a chain, and for an issuer that
+is not among those trusted here."""
+
+
 def _reason(error: Exception, timeout: float) -> str:
-    return f"no answer for {timeout:g} s" if isinstance(error, TimeoutError) else str(error)
+    if isinstance(error, TimeoutError):
+        return f"no answer for {timeout:g} s"
+    if isinstance(error, ConnectionRefusedError | FileNotFoundError):
+        return "nobody listens there; is the server running, and is this its address?"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        hint = "; verify= names an authority to trust" if error.verify_code in _NO_AUTHORITY else ""
+        return f"certificate verify failed: {error.verify_message}{hint}"
+    if isinstance(error, ssl.SSLError) and error.reason in _NO_TLS:
+        return "it does not answer in TLS; is it http:// there?"
+    return str(error)
 
 
 def _response(exchange: Exchange) -> Response:

@@ -261,6 +261,13 @@ def test_every_version_of_a_model_is_collected(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["net"]
 
 
+def test_a_folder_that_cannot_be_made_is_known_at_once(tmp_path):
+    """A folder that cannot be made is an error when it is named, before a request is lost."""
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="kept"):
+        Collect(tmp_path / "file" / "kept")
+
+
 def test_a_slow_redaction_holds_no_answer(serving):
     """Answers come while a request is still being redacted, and while more wait than may."""
     go = threading.Event()

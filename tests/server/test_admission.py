@@ -32,7 +32,9 @@ def test_a_quota_is_used_up():
     quotas = Quotas({"requests": "2/minute"})
     for _ in range(2):
         quotas.charge("alice", None, "requests", 1)
-    with pytest.raises(maas.Overloaded, match="2 requests in 60 s is used up") as refused:
+    with pytest.raises(
+        maas.Overloaded, match=r"2 requests in 60 s is used up; ask again in \d+ s"
+    ) as refused:
         quotas.charge("alice", None, "requests", 1)
     assert 0 < refused.value.retry_after <= 120
     quotas.charge("bob", None, "requests", 1)

@@ -452,7 +452,7 @@ def test_nobody_listening_is_known_before_anything_was_sent(transport_to, send):
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
-    with pytest.raises(TransportError, match=f":{port}") as caught:
+    with pytest.raises(TransportError, match=f":{port}: nobody listens there") as caught:
         send(transport_to(("tcp", "127.0.0.1", port)), post(b"x"))
     assert (caught.value.sent, caught.value.answered) == (False, False)
 
@@ -468,7 +468,7 @@ def test_a_name_without_an_address_was_sent_nothing(transport_to, send, host):
 
 def test_a_missing_unix_socket_was_sent_nothing(transport_to, send, tmp_path):
     """The error names the path that was asked for."""
-    with pytest.raises(TransportError, match=r"nobody\.sock") as caught:
+    with pytest.raises(TransportError, match=r"nobody\.sock: nobody listens") as caught:
         send(transport_to(("unix", str(tmp_path / "nobody.sock"))), post(b"x"))
     assert not caught.value.sent
 
