@@ -138,7 +138,7 @@ def announced(process: subprocess.Popen[str]) -> str:
 def url(folder) -> Iterator[str]:
     """The address of a server of all the models."""
     targets = ["shop.nets:net", "words=shop.texts:tokens", "shop.texts:chat", "store/"]
-    with serving(folder, *targets, "shop.nets:learned", "--port", "0") as url:
+    with serving(folder, *targets, "shop.nets:learned", "--port", "0", "--drain-delay", "0") as url:
         yield url
 
 
@@ -200,6 +200,8 @@ def test_version(folder):
             "x.npy/kept': Not a dir",
         ),
         ("serve shop.texts:tokens --collect x.npy/kept", "x.npy/kept': Not a dir"),
+        ("serve shop.texts:tokens --drain-delay -1", "0 for none"),
+        ("serve shop.texts:tokens --max-batch-size 0", "1 to 1000000"),
         ("serve shop.texts:server shop.texts:tokens", "served alone"),
         ("serve shop.texts:server --allow call", "its own auth and allow"),
         ("serve shop.texts:server --collect kept", "jobs and collect"),

@@ -9,6 +9,7 @@ command is given, so that `maas --help` waits for no other.
 
 import argparse
 import importlib
+import math
 import os
 import sys
 import traceback
@@ -173,11 +174,11 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
         help="what callers may do, with commas between (call,describe)",
     )
     add("--device", help="torch device to move the models to, as cuda:0")
-    add("--workers", type=_count, metavar="N", help="run each model in so many processes")
+    add("--workers", type=_up_to(1_000), metavar="N", help="run each model in so many processes")
     add("--devices", metavar="DEVICES", help="torch devices of the workers, with commas between")
     add(
         "--max-batch-size",
-        type=_count,
+        type=_up_to(1_000_000),
         metavar="ROWS",
         help="let calls that wait go through a model together, up to so many rows",
     )
@@ -185,7 +186,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
     add("--collect", metavar="FOLDER", help="keep there what the models are asked, to learn from")
     add(
         "--drain-delay",
-        type=_seconds,
+        type=_delay,
         metavar="SECONDS",
         help="when told to stop, say 'not ready' and take calls for so long before the drain (0)",
     )
@@ -259,8 +260,13 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("files", nargs="*", metavar="FILE", help=_FILES)
     add("--method", metavar="NAME", help="a method of the model instead of the model itself")
-    add("--concurrency", type=_count, default=1, metavar="N", help="calls at once (1)")
-    add("--sweep", type=_count, metavar="N", help="measure 1, 2, 4, ... N calls at once instead")
+    add("--concurrency", type=_up_to(1_000), default=1, metavar="N", help="calls at once (1)")
+    add(
+        "--sweep",
+        type=_up_to(1_000),
+        metavar="N",
+        help="measure 1, 2, 4, ... N calls at once instead",
+    )
     add("--seconds", type=_seconds, default=5.0, metavar="S", help="how long, each (5)")
     add("--json", action="store_true", help="the figures as JSON")
 
@@ -297,17 +303,31 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 1_000:
-        raise argparse.ArgumentTypeError(f"wants a number from 1 to 1000, got {text!r}")
-    return int(text)
+def _up_to(most: int) -> Callable[[str], int]:
+    def count(text: str) -> int:
+        if not text.isdecimal() or not 1 <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"wants a number from 1 to {most}, got {text!r}")
+        return int(text)
+
+    return count
 
 
 def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
+    seconds = _number(text)
     if not 0 < seconds <= 1e6:
         raise argparse.ArgumentTypeError(f"wants a number of seconds above 0, got {text!r}")
     return seconds
+
+
+def _delay(text: str) -> float:
+    seconds = _number(text)
+    if not 0 <= seconds <= 1e6:
+        raise argparse.ArgumentTypeError(f"wants a number of seconds, 0 for none, got {text!r}")
+    return seconds
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
