@@ -109,7 +109,7 @@ def _beside(path: str) -> list[str]:
 
 
 def _unusable(error: OSError, options: argparse.Namespace) -> Mistake:
-    if error.filename is not None:  # a folder's; those of listening name no file
+    if error.filename is not None and str(error.filename) != options.uds:  # a folder's
         return Mistake(f"cannot use {str(error.filename)!r}: {error.strerror}")
     place = options.uds or f"port {options.port} of {options.host}"
     if error.errno == errno.EADDRINUSE:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from maas.buffers import Buffer
-from maas.server.freight import LEAST, Carrier
+from maas.server.freight import LEAST, MOST, Carrier
 from maas.server.replies import octets, size
 
 __all__ = ["JOINED", "Outlet"]
@@ -21,6 +21,7 @@ class Outlet:
         self._carrier = carrier
         self._resumed: asyncio.Future[None] | None = None
         self._sent = 0
+        self._under_way = 0
         self._taken = 0
         self._owed = 0.0
 
@@ -61,8 +62,17 @@ class Outlet:
         if self._carrier is None or len(data) < LEAST or self.waiting:
             return 0
         carried = self._carrier.send(data)
-        count = 0 if carried is None else await carried
-        self._sent += count
+        if carried is None:
+            return 0
+        # Meanwhile all of it waits for the peer, who owes time for it.
+        self._under_way = min(len(data), MOST)
+        self._sent += self._under_way
+        count = 0
+        try:
+            count = await carried
+        finally:
+            self._sent -= self._under_way - count
+            self._under_way = 0
         return count
 
     @property
@@ -88,7 +98,7 @@ class Outlet:
     @property
     def waiting(self) -> int:
         """Bytes that the peer's side has not taken yet."""
-        return self._transport.get_write_buffer_size()
+        return self._under_way + self._transport.get_write_buffer_size()
 
     def owed(self, seconds: float, rate: float) -> float:
         """Seconds that the peer is behind with reading; `seconds` passed since last asked.
