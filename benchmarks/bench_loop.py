@@ -154,7 +154,7 @@ def _somebody_else() -> Iterator[Connection]:
 
 
 def _send(pipe: Connection) -> None:
-    for address, body, keyed in iter(pipe.recv, None):
+    for address, body, size, keyed in iter(pipe.recv, None):
         connection = http.client.HTTPConnection(*address)
         buffer = bytearray(2**20)
         pipe.send("ready")
@@ -164,7 +164,7 @@ def _send(pipe: Connection) -> None:
             connection.request("POST", "/echo", body, KINDS | key)
             reply = connection.getresponse()
             got = sum(iter(lambda: reply.readinto(buffer), 0))  # noqa: B023 - read before the next
-            if reply.status != 200 or got < len(body) // 2:
+            if reply.status != 200 or got < size:
                 wrong = f"{reply.status}, {got} bytes"
             if wrong or pipe.poll():
                 break
@@ -178,7 +178,8 @@ def _sent_again(
     other: Connection, place: Place, size: int, *, keyed: bool = False
 ) -> Iterator[None]:
     """Meanwhile somebody else sends so many bytes, and again when they are back."""
-    other.send((_address(place), b"".join(_encoded("echo", torch.rand(size // 4))), keyed))
+    body = b"".join(_encoded("echo", torch.rand(size // 4)))
+    other.send((_address(place), body, size, keyed))
     other.recv()
     yield
     other.send("enough")

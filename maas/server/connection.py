@@ -116,10 +116,12 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the connection, or say that there are too many."""
         self._transport = cast("asyncio.Transport", transport)
-        self._carrier = self._shared.freight.carrier(self._transport)
-        self._outlet = Outlet(self._transport, self._carrier)
+        sock = transport.get_extra_info("socket")
         self._tls = transport.get_extra_info("sslcontext") is not None
-        unix = transport.get_extra_info("socket").family == getattr(socket, "AF_UNIX", None)
+        # Under TLS a socket brings no plain bytes.
+        self._carrier = None if self._tls else self._shared.freight.carrier(sock)
+        self._outlet = Outlet(self._transport, self._carrier)
+        unix = sock.family == getattr(socket, "AF_UNIX", None)
         local = unix or _is_loopback(transport.get_extra_info("peername"))
         self._reader = HeadReader(secure=self._tls or unix, loopback=local)
         self._shared.connections.add(self)

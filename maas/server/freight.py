@@ -76,20 +76,13 @@ class Freight:
         """Whether every thread has a stint."""
         return self.under_way >= WIDTH
 
-    def carrier(self, transport: asyncio.Transport) -> "Carrier | None":
-        """Who carries for a connection; nobody under TLS, where a socket brings no plain bytes.
-
-        Nor anybody on Windows, which has no `poll`.
-        """
-        if transport.get_extra_info("sslcontext") is not None or not hasattr(select, "poll"):
-            return None
-        return Carrier(self, transport.get_extra_info("socket"))
+    def carrier(self, sock: HasDescriptor) -> "Carrier | None":
+        """Who carries for a connection; nobody on Windows, which has no `poll`."""
+        return Carrier(self, sock) if hasattr(select, "poll") else None
 
     def begin(self, stint: Callable[[], int]) -> "asyncio.Future[int] | None":
-        """What a stint gives, which a thread does to its end; None where none has time."""
+        """What a stint gives, which a thread does to its end; None where none can be had."""
         with self._lock:
-            if self.full:
-                return None
             self.under_way += 1
 
         def done() -> int:
@@ -135,6 +128,8 @@ class Carrier:
     def _carried(
         self, data: Callable[[], memoryview], event: int, move: Move
     ) -> "asyncio.Future[int] | None":
+        if self._freight.full:
+            return None
         try:
             # Its own descriptor: that of a connection which ends meanwhile may soon be another's.
             descriptor = os.dup(self._socket.fileno())
